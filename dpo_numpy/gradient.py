@@ -1,0 +1,173 @@
+"""The chain rule: params -> logits -> readings -> comparisons -> loss, and back.
+
+    read            each distinct response once: (N,) or (N, T)
+    compare         (N,) -> (B, K) by the comparisons' index, and its transpose
+    value_and_grad  the whole way there and back
+    scores_matrix   ∂ log π(y|x)/∂params, response by response
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .losses import Loss
+from .policy import Params, Policy
+from .preferences import Preferences, Responses
+from .readings import READINGS
+
+__all__ = ["compare", "read", "scores_matrix", "value_and_grad"]
+
+Array = NDArray[Any]
+ToParams = Callable[[Mapping[str, Array]], Params]
+
+CELLS = 1 << 22  # logits held at once: 32 MB of float64, and as much again on the way back
+AXIS = {"token_logp": -2}  # where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
+
+
+def read(policy: Policy, params: Params, responses: Responses, rows: Array, names: Iterable[str],
+         cells: int = CELLS) -> tuple[dict[str, Array], ToParams]:
+    """The named readings of n rows of `responses`, {name: (..., n) or (..., n, T)}, and a pullback to the parameters.
+
+    A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks of `cells`
+    logits, like lengths together, and each block is computed again on the way back: memory is a block's, whatever the size of
+    the data, and the gradient is exact also for losses that couple the whole batch.
+
+    Raises `ValueError` on an unknown reading and on token ids outside the policy's vocabulary.
+    """
+    names = list(names)
+    unknown = [name for name in names if name not in READINGS]
+    if unknown:
+        raise ValueError(f"no reading is called {unknown[0]!r}; expected one of {', '.join(READINGS)}")
+    _check_vocabulary(policy, responses)
+    offered = {name: getattr(policy, name)(params, responses, rows) for name in names if hasattr(policy, name)}
+    values = {name: value for name, (value, _) in offered.items()}
+    walked = [name for name in names if name not in offered]
+    blocks = list(_blocks(responses.width[rows], policy.vocab, cells)) if walked else []
+    kept: tuple[dict[str, Array], ToParams] | None = None
+    for block in blocks:
+        got, to_params = _read_block(policy, params, responses.take(rows[block]), walked)
+        kept = (got, to_params) if len(blocks) == 1 else None
+        for name, value in got.items():
+            at, shape = _at(name, block, value, len(rows), responses)
+            values.setdefault(name, np.zeros(shape, value.dtype))[at] = value
+
+    def pullback(grads: Mapping[str, Array]) -> Params:
+        parts = [back(grads[name]) for name, (_, back) in offered.items()]
+        for block in blocks:
+            got, to_params = kept or _read_block(policy, params, responses.take(rows[block]), walked)
+            parts.append(to_params({name: grads[name][_at(name, block, value, len(rows), responses)[0]]
+                                    for name, value in got.items()}))
+            parts = [_add(*parts)] if len(parts) == 2 else parts
+        return parts[0] if len(parts) == 1 else _add(*parts)
+
+    return values, pullback
+
+
+def compare(values: Array, where: Array, axis: int = -1) -> tuple[Array, Callable[[Array], Array]]:
+    """The response axis (n) replaced by comparisons (B, K) of its rows `where`, 0 where it is -1; and back.
+
+    The pullback adds up over the comparisons that one response is in.
+
+    >>> out, back = compare(np.array([1.0, 2.0, 3.0]), np.array([[2, 0], [2, 1]]))
+    >>> out.tolist(), back(np.array([[1.0, -1.0], [10.0, -10.0]])).tolist()
+    ([[3.0, 1.0], [3.0, 2.0]], [-1.0, -10.0, 11.0])
+    """
+    # -1 would fetch the last row: fetch row 0 there, and leave nothing of it.
+    present = (where >= 0).reshape(where.shape + (1,) * (-1 - axis))
+    out = np.take(values, np.maximum(where, 0), axis=axis)
+    out = out if present.all() else np.where(present, out, 0)
+
+    def pullback(dout: Array) -> Array:
+        dvalues = np.zeros(values.shape, dout.dtype)
+        at = (..., np.maximum(where, 0), *(slice(None),) * (-1 - axis))
+        np.add.at(dvalues, at, dout if present.all() else np.where(present, dout, 0))
+        return dvalues
+
+    return out, pullback
+
+
+def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Loss) -> tuple[Any, Params]:
+    """L = Σ_b weight_b value_b and dL/dparams, in nats and nats per unit of each parameter.
+
+    A float; with replicates (leading axes on the parameters) an array of their shape.
+
+    Raises `ValueError` when the loss needs a fact that the batch was not told, and when a loss of complete rows meets rankings
+    of unequal length.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> policy = toy_models.NGram(vocab=3)
+    >>> params = policy.init(np.random.default_rng(0))
+    >>> pairs = dn.Preferences.of([[0]], [[1, 2, 0]], [[2, 0]]).with_reference(policy, params)
+    >>> value, grad = value_and_grad(policy, params, pairs, dn.LOSSES["dpo"](beta=0.1))
+    >>> round(value, 6), grad["W"].shape
+    (0.693147, (3, 3))
+    """
+    present = batch.index >= 0
+    if not present.all() and "present" not in loss.needs:
+        raise ValueError(f"{loss.name} compares complete rows; index row {np.argmin(present.all(axis=1))} is a shorter ranking")
+    rows, inverse = np.unique(batch.index[present], return_inverse=True)
+    where = np.full(batch.index.shape, -1)
+    where[present] = inverse
+    values, to_params = read(policy, params, batch.responses, rows, loss.reads)
+    compared = {name: compare(value, where, AXIS.get(name, -1)) for name, value in values.items()}
+    facts = {name: fact for name in loss.needs if (fact := batch.fact(name)) is not None}
+    value, grad = loss({name: x for name, (x, _) in compared.items()}, weight=batch.weight, **facts)
+    total = (batch.weight * value).sum(axis=-1)
+    return (total if total.ndim else total.item()), to_params({name: back(grad[name]) for name, (_, back) in compared.items()})
+
+
+def scores_matrix(policy: Policy, params: Params, responses: Responses, rows: Array) -> Array:
+    """∂ log π(y|x)/∂params for each of n rows of `responses`: (n, P), the parameters flattened one after the other
+
+    To first order, a step Δ moves their log-probs by `scores_matrix(...) @ Δ`. Every row costs a pullback and P numbers.
+
+    >>> from toy_models import Tabular, bandit
+    >>> scores_matrix(Tabular(vocab=2), {"W": np.zeros((1, 2))}, bandit([[0.0, 0.0]]).responses, np.arange(2)).tolist()
+    [[0.5, -0.5], [-0.5, 0.5]]
+    """
+    value, to_params = read(policy, params, responses, rows, ["logp"])
+    grads = (to_params({"logp": one}) for one in np.eye(len(rows), dtype=value["logp"].dtype))
+    return np.stack([np.concatenate([grad[name].ravel() for name in params]) for grad in grads])
+
+
+def _check_vocabulary(policy: Policy, responses: Responses) -> None:
+    largest = responses.memo("largest", lambda: int(responses.tokens[responses.mask].max()))
+    if largest >= policy.vocab:
+        row = np.argmax(((responses.tokens >= policy.vocab) & responses.mask).any(axis=1))
+        raise ValueError(f"tokens hold id {largest}, row {row} the first that is too large; expected ids below vocab, {policy.vocab}")
+
+
+def _blocks(width: Array, vocab: int, cells: int) -> Iterator[Array]:
+    """Positions, shortest first, as many to a block as fit `cells` logits when padded alike (at least one)."""
+    order = np.argsort(width, kind="stable")
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or (stop + 1 - start) * width[order[stop]] * vocab > cells:
+            yield order[start:stop]
+            start = stop
+
+
+def _read_block(policy: Policy, params: Params, part: Responses, names: list[str]) -> tuple[dict[str, Array], ToParams]:
+    logits, to_params = policy.logits(params, part.tokens)
+    readings = {name: READINGS[name](logits, part) for name in names}
+
+    def pullback(grads: Mapping[str, Array]) -> Params:
+        first, *more = (back(grads[name]) for name, (_, back) in readings.items())
+        return to_params(sum(more, start=first))
+
+    return {name: value for name, (value, _) in readings.items()}, pullback
+
+
+def _at(name: str, block: Array, value: Array, n: int, responses: Responses) -> tuple[Any, tuple[int, ...]]:
+    """Where a block's reading stands among all, and the shape of all; the tokens a block was trimmed of stay 0."""
+    if AXIS.get(name, -1) == -2:
+        return (..., block, slice(value.shape[-1])), (*value.shape[:-2], n, responses.tokens.shape[1])
+    return (..., block), (*value.shape[:-1], n)
+
+
+def _add(*parts: Params) -> Params:
+    return {name: sum((part[name] for part in parts[1:]), start=parts[0][name]) for name in parts[0]}

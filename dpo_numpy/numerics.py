@@ -1,0 +1,84 @@
+"""The few functions where overflow and cancellation live; nothing else in the package thinks of them.
+
+All keep the dtype they are given (float32, float64, longdouble) and take complex arrays too, branching on the real part, so
+that complex steps can differentiate through them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["exp_minus_1_minus", "log_normalizer", "log_sigmoid", "log_softmax", "sigmoid"]
+
+Array = NDArray[Any]
+
+
+def log_sigmoid(z: Array) -> Array:
+    """log σ(z) = -log(1 + e⁻ᶻ) = min(z, 0) - log1p(e^-|z|)
+
+    `log(sigmoid(z))` is -inf below z = -745 and 0 above z = 37; the two ends here are z and -e⁻ᶻ.
+
+    >>> log_sigmoid(np.array([-1000.0, 0.0, 40.0]))
+    array([-1.00000000e+03, -6.93147181e-01, -4.24835426e-18])
+    """
+    negative = z.real < 0
+    return np.where(negative, z, 0) - np.log1p(np.exp(np.where(negative, z, -z)))
+
+
+def sigmoid(z: Array) -> Array:
+    """σ(z) = 1 / (1 + e⁻ᶻ) = eᶻ / (1 + eᶻ), whichever exponential is at most 1
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    """
+    negative = z.real < 0
+    e = np.exp(np.where(negative, z, -z))
+    return np.where(negative, e, 1) / (1 + e)
+
+
+def exp_minus_1_minus(d: Array) -> Array:
+    """eᵈ - 1 - d, never negative: what a KL divergence sums
+
+    Near 0, where the two terms of `expm1(d) - d` cancel, Taylor's series d²/2 (1 + d/3 (1 + d/4 (1 + ...))).
+
+    >>> exp_minus_1_minus(np.array([-1e-9, 0.0, 1.0]))
+    array([5.00000000e-19, 0.00000000e+00, 7.18281828e-01])
+    """
+    near = abs(d) < 0.25
+    small = np.where(near, d, 0)
+    series = np.ones_like(small)
+    for k in range(18, 2, -1):  # 0.25^17 / 19! is far below longdouble's eps
+        series = 1 + small / k * series
+    return np.where(near, small * small / 2 * series, np.expm1(d) - d)
+
+
+def log_normalizer(x: Array) -> tuple[Array, Array]:
+    """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis; **x is overwritten** with exp(x - top)
+
+    rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded at 1,
+    would lose it.
+    """
+    rows, x = np.arange(x.size // x.shape[-1]), x.reshape(-1, x.shape[-1])
+    best = x.real.argmax(axis=-1)
+    top = x[rows, best]
+    np.exp(np.subtract(x, top[:, None], out=x), out=x)
+    x[rows, best] = 0
+    rest = np.log1p(x.sum(axis=-1))
+    x[rows, best] = 1
+    return top, rest
+
+
+def log_softmax(logits: Array) -> Array:
+    """log pᵥ = xᵥ - log Σ exp x, over the last axis; a logit of -inf is probability 0
+
+    >>> log_softmax(np.array([[1000.0, 1000.0], [50.0, 0.0], [0.0, -np.inf]]))
+    array([[-6.93147181e-01, -6.93147181e-01],
+           [-1.92874985e-22, -5.00000000e+01],
+           [ 0.00000000e+00,            -inf]])
+    """
+    top, rest = log_normalizer(np.array(logits))
+    lead = (*logits.shape[:-1], 1)
+    return (logits - top.reshape(lead)) - rest.reshape(lead)  # type: ignore[no-any-return]

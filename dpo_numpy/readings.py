@@ -1,0 +1,167 @@
+"""Arrow 2: from logits to the numbers a loss reads, and back.
+
+    logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp (..., T) | logp (...) | kl (...)
+
+`logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its value and a
+pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in blocks that fit the
+cache; beyond the gradient returned there is never a second (..., V) array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .numerics import exp_minus_1_minus, log_normalizer, log_softmax
+from .preferences import Responses
+
+__all__ = ["READINGS", "sequence_kl", "sequence_logp", "token_logp"]
+
+Array = NDArray[Any]
+Pullback = Callable[[Array], Array]
+
+BLOCK = 1 << 15  # logits in a block: 256 kB of float64, about half a level-2 cache
+
+
+def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
+    """ℓₜ = log softmax(logitsₜ₋₁)[tokenₜ] on the mask, 0 off it;  dℓₜ/dlogitsₜ₋₁ = onehot(tokenₜ) - softmax(logitsₜ₋₁)
+
+    logits (..., T, V), tokens and mask (..., T), which broadcast over leading axes that only logits have. Nats a token. The
+    value (..., T) is aligned with `tokens`: position 0 is always 0. In the dtype of the logits.
+
+    Elsewhere: several trainers shift tokens and mask apart, or count the prompt or the padding; others return width T - 1.
+
+    Raises `ValueError` on shapes that do not fit, a mask on the first token, ids outside the vocabulary.
+
+    >>> value, pullback = token_logp(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]]))
+    >>> value
+    array([[ 0.        , -0.69314718,  0.        ]])
+    >>> pullback(np.ones((1, 3)))[0].tolist()
+    [[-0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]
+    """
+    where, target = _scored(logits, tokens, mask)
+    flat = logits.reshape(-1, logits.shape[-1])
+    value = np.zeros(logits.shape[:-1], logits.dtype)
+    scored = np.empty(len(where), logits.dtype)
+    for block in _blocks(len(where), flat.shape[-1]):
+        x = flat[where[block]]
+        picked = x[np.arange(len(x)), target[block]]
+        top, rest = log_normalizer(x)
+        scored[block] = (picked - top) - rest
+    value.reshape(-1)[where + 1] = scored
+
+    def pullback(dvalue: Array) -> Array:
+        dlogits = np.zeros_like(logits)
+        dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+        for block in _blocks(len(where), flat.shape[-1]):
+            x = flat[where[block]]
+            _, rest = log_normalizer(x)
+            x *= (-d[block] * np.exp(-rest))[:, None]
+            # 1 - p of a token that is nearly certain, to its last digit
+            x[np.arange(len(x)), target[block]] = -d[block] * np.expm1(scored[block])
+            dflat[where[block]] = x
+        return dlogits
+
+    return value, pullback
+
+
+def sequence_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
+    """log π(y|x) = Σₜ ℓₜ over the mask, in nats: shapes, errors and gradient as in `token_logp`, value (...)
+
+    Tokens are summed in float64 even where the logits are float32, and the sum is rounded once: 2,048 float32 terms added in
+    their own dtype can lose 1e-4 nats, in half precision several nats.
+
+    >>> value, pullback = sequence_logp(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, True]]))
+    >>> value
+    array([-1.38629436])
+    >>> pullback(np.ones(1))[0].tolist()
+    [[-0.5, 0.5], [0.5, -0.5], [0.0, 0.0]]
+    """
+    tokenwise, back = token_logp(logits, tokens, mask)
+    total = tokenwise.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
+    return total, lambda dtotal: back(dtotal[..., None])
+
+
+def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, Pullback]:
+    """D(y) = Σₜ KL(π_ref(·|x, y₍<t₎) || π(·|x, y₍<t₎)) over the mask, in nats;  dD/dlogits = π - π_ref at each of its positions
+
+    Forward KL at the positions of *this* response, not an expectation over responses. Computed as Σᵥ q (eᵈ - 1 - d) with
+    d = log p - log q, which is 0 where p = q, never negative, and keeps its digits in between; `Σ q (log q - log p)` has none
+    left once d < 1e-8. Zeng et al. 2024 (TDPO), arXiv:2404.11999. Shapes and errors as in `sequence_logp`.
+
+    >>> x = np.array([[[0.0, 1.0], [0.0, 0.0]]])
+    >>> value, pullback = sequence_kl(x, np.zeros_like(x), np.array([[False, True]]))
+    >>> value
+    array([0.12011451])
+    >>> pullback(np.ones(1))[0].round(8).tolist()
+    [[-0.23105858, 0.23105858], [0.0, 0.0]]
+    """
+    if ref_logits.shape[-2:] != logits.shape[-2:]:
+        raise ValueError(f"ref_logits has shape {ref_logits.shape}; expected that of logits, {logits.shape}")
+    where, _ = _scored(logits, np.zeros(mask.shape, int), mask)
+    flat = logits.reshape(-1, logits.shape[-1])
+    ref = np.broadcast_to(ref_logits, logits.shape).reshape(flat.shape)
+    each = np.zeros(logits.shape[:-1], logits.dtype)
+
+    def gap(block: slice) -> tuple[Array, Array]:
+        log_q = log_softmax(ref[where[block]])
+        with np.errstate(invalid="ignore"):  # -inf - -inf: an outcome that neither has
+            d = log_softmax(flat[where[block]]) - log_q
+        return np.exp(log_q), np.where(np.isneginf(log_q.real), 0, d)
+
+    for block in _blocks(len(where), flat.shape[-1]):
+        q, d = gap(block)
+        each.reshape(-1)[where[block]] = (q * exp_minus_1_minus(d)).sum(axis=-1)
+    total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
+
+    def pullback(dtotal: Array) -> Array:
+        dlogits = np.zeros_like(logits)
+        dflat = dlogits.reshape(flat.shape)
+        dposition = np.broadcast_to(dtotal[..., None], each.shape).reshape(-1)[where]
+        for block in _blocks(len(where), flat.shape[-1]):
+            q, d = gap(block)
+            dflat[where[block]] = dposition[block, None] * (q * np.expm1(d))
+        return dlogits
+
+    return total, pullback
+
+
+def _scored(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Array]:
+    """Flat positions (row-major over `logits.shape[:-1]`) whose logits predict a masked token, and those tokens."""
+    if tokens.shape != mask.shape or logits.shape[-1 - tokens.ndim:-1] != tokens.shape:
+        raise ValueError(f"logits {logits.shape}, tokens {tokens.shape} and mask {mask.shape} do not fit; "
+                         f"expected (..., T, V), (..., T), (..., T)")
+    if mask.dtype != bool:
+        raise ValueError(f"mask has dtype {mask.dtype}; expected bool")
+    if mask[..., :1].any():
+        raise ValueError("mask counts the first token, which no logits predict; expected mask[..., 0] false")
+    target = tokens[mask]
+    if target.size and not (0 <= target.min() and target.max() < logits.shape[-1]):
+        raise ValueError(f"tokens hold id {target.max() if target.min() >= 0 else target.min()} under the mask; "
+                         f"expected ids from 0 to {logits.shape[-1] - 1}")
+    here, copies = np.flatnonzero(mask) - 1, logits[..., 0].size // max(mask.size, 1)
+    if copies == 1:
+        return here, target
+    return (np.arange(copies)[:, None] * mask.size + here).reshape(-1), np.tile(target, copies)
+
+
+def _blocks(rows: int, vocab: int) -> Iterator[slice]:
+    step = max(1, BLOCK // vocab)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:
+    if responses.reference is None:
+        raise ValueError("the reading kl needs the reference's distributions: call batch.with_reference(policy, params, 'logp', 'kl')")
+    ref_logits, _ = responses.reference.policy.logits(responses.reference.params, responses.tokens)
+    return sequence_kl(logits, ref_logits, responses.mask)
+
+
+READINGS: dict[str, Callable[[Array, Responses], tuple[Array, Pullback]]] = {
+    "logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.mask),
+    "token_logp": lambda logits, responses: token_logp(logits, responses.tokens, responses.mask),
+    "kl": _kl,
+}

@@ -1,0 +1,169 @@
+"""The n-gram softmax language model: small enough for sums over all strings, rich enough for length and shift effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from dpo_numpy.numerics import log_normalizer, log_softmax
+from dpo_numpy.preferences import Responses
+
+__all__ = ["NGram"]
+
+Array = NDArray[Any]
+Params = dict[str, Array]
+
+
+class NGram:
+    """p(next | the last n-1 tokens) = softmax(W[context]);   ∂ log p(v|c)/∂W[c] = onehot(v) - p(·|c)
+
+    Token 0 is the boundary: it ends a response (EOS), and as the last token of a prompt it begins one (BOS). A context does not
+    look past it, so a response that follows a boundary has the same probability after every prompt, and sums over all strings
+    start from one state.
+
+    vocab    V outcomes, the boundary included
+    order    n; 1 is memoryless, 2 the bigram: `W[current, next]`
+    contexts None for a dense table, `W` (Vⁿ⁻¹, V), row c₁ + c₂V + ... with c₁ the latest token; or, from `NGram.seen`, sorted ids
+             of the contexts to keep for each length 0 ... n-1. Any other context then uses the row of the longest suffix kept.
+
+    Raises `ValueError` when an order is too high for its contexts to be numbered or held.
+
+    >>> policy = NGram(vocab=3)
+    >>> logits, pullback = policy.logits({"W": np.arange(9.0).reshape(3, 3)}, np.array([[0, 2, 1]]))
+    >>> logits[0].tolist()
+    [[0.0, 1.0, 2.0], [6.0, 7.0, 8.0], [3.0, 4.0, 5.0]]
+    """
+
+    eos = 0
+
+    def __init__(self, vocab: int, order: int = 2, contexts: tuple[Array, ...] | None = None) -> None:
+        if vocab < 2 or order < 1:
+            raise ValueError(f"vocab is {vocab} and order is {order}; expected at least 2 outcomes and order 1")
+        if vocab ** (order - 1) >= 1 << 62:
+            raise ValueError(f"order is {order}: contexts over {vocab} outcomes are too many to number; expected a lower order")
+        if contexts is None and vocab ** order > 1 << 28:
+            raise ValueError(f"order is {order}: a dense table has {vocab}**{order} entries; keep the contexts that occur: NGram.seen(...)")
+        self.vocab, self.order, self.contexts = vocab, order, contexts
+        self._start = np.cumsum([0] + [len(keys) for keys in contexts or ()])
+
+    def __repr__(self) -> str:
+        return f"NGram(vocab={self.vocab}, order={self.order}{', seen contexts' if self.contexts else ''})"
+
+    @classmethod
+    def seen(cls, vocab: int, order: int, responses: Responses) -> NGram:
+        """An n-gram that keeps a row for each context, of every length up to n-1, that occurs in `responses`."""
+        if vocab ** (order - 1) >= 1 << 62:
+            return cls(vocab, order)  # which says why not
+        ids = _contexts(responses.tokens, vocab, order)[_before(responses.mask)]
+        return cls(vocab, order, tuple(np.unique(ids % vocab ** m) for m in range(order)))
+
+    @property
+    def rows(self) -> int:
+        return int(self._start[-1]) if self.contexts else self.vocab ** (self.order - 1)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {"W": rng.normal(size=(self.rows, self.vocab))}
+
+    def fit(self, responses: Responses, weight: ArrayLike | None = None, smoothing: float = 1.0) -> Params:
+        """Maximum likelihood with smoothing, a closed form: p(v|c) = (n(c,v) + s p(v|c')) / (n(c) + s), c' the context c without
+        its earliest token, uniform below the empty one
+
+        n counts the masked tokens of `responses`, each response `weight` times (N,); s > 0 is the mass given to the shorter
+        context. A context that never occurs has exactly its suffix's probabilities. W holds log p. MacKay & Peto 1995.
+
+        >>> r = Responses(np.array([[0, 1, 0]]), np.array([[False, True, True]]))
+        >>> np.exp(NGram(vocab=2).fit(r)["W"]).round(4).tolist()
+        [[0.25, 0.75], [0.75, 0.25]]
+        """
+        if not (np.isfinite(smoothing) and smoothing > 0):
+            raise ValueError(f"smoothing is {smoothing}; expected a finite number above 0")
+        V = self.vocab
+        ids, target = _contexts(responses.tokens, V, self.order)[_before(responses.mask)], responses.tokens[responses.mask]
+        mass = np.repeat(np.ones(len(responses)) if weight is None else np.asarray(weight, float), responses.length)
+        levels = self.contexts or tuple(np.arange(V ** m) for m in range(self.order))
+        tables = [np.full((1, V), 1 / V)]
+        for m, keys in enumerate(levels):
+            suffix = ids % V ** m
+            row = np.minimum(np.searchsorted(keys, suffix), len(keys) - 1)
+            here = keys[row] == suffix
+            n = np.bincount((row * V + target)[here], mass[here], len(keys) * V).reshape(-1, V)
+            parent = np.searchsorted(levels[m - 1], keys % V ** (m - 1)) if m else np.zeros(1, int)
+            tables.append((n + smoothing * tables[-1][parent]) / (n.sum(axis=1, keepdims=True) + smoothing))
+        return {"W": np.log(np.concatenate(tables[1:]) if self.contexts else tables[-1])}
+
+    def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        W, rows = params["W"], self._rows(tokens)
+
+        def pullback(dlogits: Array) -> Params:
+            d = dlogits.reshape(-1, rows.size, self.vocab)
+            gather = sparse.csr_array((np.ones(rows.size), rows.reshape(-1), np.arange(rows.size + 1)), (rows.size, self.rows))
+            return {"W": np.stack([gather.T @ part for part in d]).astype(dlogits.dtype, copy=False).reshape(W.shape)}
+
+        return np.take(W, rows, axis=-2), pullback
+
+    def next_logits(self, params: Params, tokens: Array, length: Array) -> Array:
+        latest = length[:, None] + np.arange(-max(self.order - 1, 1), 0)
+        window = np.where(latest >= 0, np.take_along_axis(tokens, np.maximum(latest, 0), axis=1), 0)
+        return params["W"][self._rows(window)[:, -1]]
+
+    def logp(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """log π(y|x) from counts: Σ n_y(c, v) log p(v|c), so a step costs the table and the distinct pairs (c, v), not the tokens
+
+        ∂/∂W[c] of Σ_y d_y log π(y|x) is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
+        """
+        W = params["W"]
+        n = responses.memo((self, "counts"), lambda: self._counts(responses))
+        n = n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
+        flat = log_softmax(W).reshape(-1, W.shape[-2] * W.shape[-1])
+        value = (n @ flat.T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
+
+        def pullback(dvalue: Array) -> Params:
+            N = (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape)
+            p = np.array(W)
+            _, rest = log_normalizer(p)
+            p *= (np.exp(-rest) * N.sum(axis=-1).reshape(-1)).reshape(*W.shape[:-1], 1)
+            return {"W": (N - p).astype(dvalue.dtype, copy=False)}
+
+        return value, pullback
+
+    def _counts(self, responses: Responses) -> Any:
+        """n_y(c, v) as a sparse (N, rows * V) matrix."""
+        mask = responses.mask
+        cell = self._rows(responses.tokens)[_before(mask)].astype(np.int64) * self.vocab + responses.tokens[mask]
+        response = np.repeat(np.arange(len(responses)), responses.length)
+        return sparse.coo_array((np.ones(len(cell)), (response, cell)), (len(responses), self.rows * self.vocab)).tocsr()
+
+    def _rows(self, tokens: Array) -> Array:
+        if tokens.size and tokens.max() >= self.vocab:
+            raise ValueError(f"tokens hold id {tokens.max()}; expected ids below vocab, {self.vocab}")
+        ids = _contexts(tokens, self.vocab, self.order)
+        if self.contexts is None:
+            return ids
+        rows = np.zeros(ids.shape, np.int64)
+        for m, keys in enumerate(self.contexts):  # the longest suffix that is kept has the last word
+            suffix = ids % self.vocab ** m
+            row = np.minimum(np.searchsorted(keys, suffix), len(keys) - 1)
+            rows = np.where(keys[row] == suffix, self._start[m] + row, rows)
+        return rows
+
+
+def _contexts(tokens: Array, vocab: int, order: int) -> Array:
+    """Σⱼ tokenₜ₋ⱼ Vʲ over the last n-1 tokens, 0 for all that lies beyond a boundary or the beginning"""
+    ids = np.zeros(tokens.shape, np.int64)
+    visible = np.ones(tokens.shape, bool)
+    for j in range(order - 1):
+        earlier = np.zeros(tokens.shape, np.int64)
+        earlier[..., j:] = tokens[..., :tokens.shape[-1] - j]
+        earlier *= visible
+        ids += earlier * vocab ** j
+        visible &= earlier != 0
+    return ids
+
+
+def _before(mask: Array) -> Array:
+    """The positions whose logits predict a masked token."""
+    return np.concatenate([mask[..., 1:], np.zeros((*mask.shape[:-1], 1), bool)], axis=-1)

@@ -1,0 +1,49 @@
+"""One logit per prompt and whole response: the policy in which everything about DPO has a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Tabular"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """π(y|x) = softmax(W[x])[y],   ∂ log π(y|x)/∂W[x] = onehot(y) - π(·|x)
+
+    Responses are single tokens, 0 to `vocab` - 1, and tokens are rows [x, y]. Parameters: `W` (prompts, vocab); -inf marks a
+    response that a prompt does not have. Raises `ValueError` on a prompt id outside the table.
+
+    >>> policy = Tabular(vocab=2)
+    >>> logits, pullback = policy.logits({"W": np.array([[0.0, 1.0]])}, np.array([[0, 1]]))
+    >>> logits[0, 0].tolist(), pullback(np.ones((1, 2, 2)) * [[[1.0], [0.0]]])["W"].tolist()
+    ([0.0, 1.0], [[1.0, 1.0]])
+    """
+
+    vocab: int
+    prompts: int = 1
+    eos: None = None
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        return {"W": rng.normal(size=(self.prompts, self.vocab))}
+
+    def logits(self, params: dict[str, Array], tokens: Array) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        W, prompt = params["W"], tokens[..., 0]
+        if prompt.max(initial=0) >= W.shape[-2]:
+            raise ValueError(f"tokens hold prompt {prompt.max()}; expected ids below the table's {W.shape[-2]} prompts")
+        rows = np.take(W, prompt, axis=-2)
+        shape = (*rows.shape[:-1], tokens.shape[-1], W.shape[-1])
+
+        def pullback(dlogits: Array) -> dict[str, Array]:
+            dW = np.zeros(W.shape, dlogits.dtype)
+            np.add.at(dW, (..., prompt, slice(None)), dlogits.sum(axis=-2))
+            return {"W": dW}
+
+        return np.broadcast_to(rows[..., None, :], shape), pullback
