@@ -83,7 +83,7 @@ def compare(values: Array, where: Array, axis: int = -1) -> tuple[Array, Callabl
 
     def pullback(dout: Array) -> Array:
         dvalues = np.zeros(values.shape, dout.dtype)
-        at = (..., np.maximum(where, 0), *(slice(None),) * (-1 - axis))
+        at: Any = (..., np.maximum(where, 0), *(slice(None),) * (-1 - axis))
         np.add.at(dvalues, at, dout if present.all() else np.where(present, dout, 0))
         return dvalues
 

@@ -7,6 +7,7 @@ A lift makes a link of it, `(s (..., B, K), weight (B,), facts) -> (value (..., 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +36,11 @@ def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tu
     z = beta * h - offset
     if eps == 0:
         return -log_sigmoid(z), -beta * sigmoid(-z)
-    return (-(1 - eps) * log_sigmoid(z) - eps * log_sigmoid(-z),
-            beta * (eps * sigmoid(z) - (1 - eps) * sigmoid(-z)))
+    # φ' vanishes at z = log((1-ε)/ε), where its two terms cancel; in the distance d from there nothing does
+    d = z - math.log1p((1 - 2 * eps) / eps)
+    below = d.real < 0
+    pull = np.where(below, (1 - eps) * sigmoid(-z), -eps * sigmoid(z)) * np.expm1(np.where(below, d, -d))
+    return -(1 - eps) * log_sigmoid(z) - eps * log_sigmoid(-z), beta * pull
 
 
 def squared(h: Array, target: float) -> tuple[Array, Array]:
@@ -55,14 +59,14 @@ def dpop(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Arra
     """φ(a, b) = -log σ(β (a - b - λ max(0, -a))),   ∂a = φ' (1 + λ [a < 0]),   ∂b = -φ'"""
     fallen = a.real < 0
     value, slope = logistic(a - b + lam * np.where(fallen, a, 0), beta)
-    return value, (slope * (1 + lam * fallen.astype(slope.dtype)), -slope)
+    return value, (slope * np.where(fallen, 1 + lam, 1).astype(slope.dtype), -slope)
 
 
 def kto(s: Array, label: Array, z0: Array, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
     """φ(s) = λ (1 - σ(z)) = λ σ(-z),   φ'(s) = ∓λβ σ(z) σ(-z),   z = ±β (s - z₀), + and λ_D where desired, - and λ_U where not"""
-    sign, lam = np.where(label, 1, -1).astype(s.real.dtype), np.where(label, lam_d, lam_u).astype(s.real.dtype)
-    z = sign * beta * (s - z0)
-    return lam * sigmoid(-z), -sign * lam * beta * sigmoid(z) * sigmoid(-z)
+    dtype, lam, rate = s.real.dtype, np.where(label, lam_d, lam_u), np.where(label, beta, -beta)
+    z = rate.astype(dtype) * (s - z0)
+    return lam.astype(dtype) * sigmoid(-z), (-lam * rate).astype(dtype) * sigmoid(z) * sigmoid(-z)
 
 
 def negative(s: Array) -> tuple[Array, Array]:
@@ -109,7 +113,8 @@ def each(kernel: Kernel, *needs: str, **hyper: float) -> Link:
     """value_b = φ(s, label_b, the facts named): unpaired data, one response a row"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, slope = kernel(s[..., 0], facts["label"], *(facts[name] for name in needs), **hyper)
+        told = (facts[name][..., 0] if facts[name].ndim > 1 else facts[name] for name in ("label", *needs))  # (B, 1) or (B,)
+        value, slope = kernel(s[..., 0], *told, **hyper)
         return value, (weight * slope)[..., None]
 
     return Link(fn, ("label", *needs), columns=1)
@@ -124,7 +129,8 @@ def sorted_margins(kernel: Kernel, **hyper: float) -> Link:
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
         u = s[..., 0] - s[..., 1]
-        v = np.broadcast_to(facts["ref_logp"][..., 0] - facts["ref_logp"][..., 1], u.shape)
+        ref = np.broadcast_to(facts["ref_logp"], s.shape)
+        v = ref[..., 0] - ref[..., 1]
         value, slope = np.zeros_like(u), np.zeros_like(u)
         for at in np.ndindex(u.shape[:-1]):
             rows, cols, mass = _coupling(u[at].real, v[at], weight)
@@ -140,10 +146,11 @@ def sorted_margins(kernel: Kernel, **hyper: float) -> Link:
 def _coupling(u: Array, v: Array, weight: Array) -> tuple[Array, Array, Array]:
     """Pieces (i, j, mass) that match equal quantiles of u and v, both weighted by `weight`."""
     by_u, by_v = np.argsort(u, kind="stable"), np.argsort(v, kind="stable")
-    ends_u, ends_v = np.cumsum(weight[by_u]), np.cumsum(weight[by_v])
-    ends_v[-1] = ends_u[-1]  # the same total, added in another order
+    # in longdouble: a small mass is the difference of two large ends
+    ends_u, ends_v = (np.cumsum(weight[order], dtype=np.longdouble) for order in (by_u, by_v))
+    ends_v[-1:] = ends_u[-1:]  # the same total, added in another order
     ends = np.union1d(ends_u, ends_v)
-    mass = np.diff(ends, prepend=0)
+    mass = np.diff(ends, prepend=0).astype(weight.dtype)
     rows = by_u[np.minimum(np.searchsorted(ends_u, ends), len(u) - 1)]
     cols = by_v[np.minimum(np.searchsorted(ends_v, ends), len(v) - 1)]
     return rows, cols, mass

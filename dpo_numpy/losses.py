@@ -107,9 +107,10 @@ class Loss:
             hint = ": call batch.with_reference(policy, params)" if name == "ref_logp" else ""
             raise ValueError(f"{self.name} needs {name}, which was not given{hint}")
         fact = np.asarray(value)
-        a_row = fact.ndim <= 1
+        of_responses = name in ("ref_logp", "length")  # (B,) would fit in the wrong direction where B = K
+        shape = like.shape if of_responses or fact.ndim > 1 else like.shape[:-1]
         try:
-            fits = np.broadcast_shapes(fact.shape, like.shape[:-1] if a_row else like.shape) == (like.shape[:-1] if a_row else like.shape)
+            fits = np.broadcast_shapes(fact.shape, shape) == shape and not (of_responses and fact.ndim == 1)
         except ValueError:
             fits = False
         if not fits:

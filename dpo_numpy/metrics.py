@@ -28,8 +28,8 @@ def preference_metrics(logp: ArrayLike, ref_logp: ArrayLike, beta: float, weight
     logp, ref_logp = np.asarray(logp, float), np.asarray(ref_logp, float)
     if logp.ndim != 2 or logp.shape[1] != 2 or ref_logp.shape != logp.shape:
         raise ValueError(f"logp has shape {logp.shape} and ref_logp {ref_logp.shape}; expected (B, 2) both")
-    share = np.ones(len(logp)) if weight is None else np.asarray(weight, float)
-    share = share / share.sum()
+    weight = _weights(weight, len(logp))
+    share = weight / weight.sum()
     reward = beta * (logp - ref_logp)
     margin = reward[:, 0] - reward[:, 1]
     columns = {"rewards/chosen": reward[:, 0], "rewards/rejected": reward[:, 1], "rewards/margins": margin,
@@ -47,14 +47,21 @@ def accuracy_interval(right: ArrayLike, group: ArrayLike, weight: ArrayLike | No
     >>> [round(x, 4) for x in accuracy_interval([1, 1, 0, 1], ["a", "a", "b", "c"])]
     [0.75, 0.1886, 1.0]
     """
-    right = np.asarray(right, float)
-    if not len(right):
-        raise ValueError("right is empty; expected at least one row")
-    weight = np.ones(len(right)) if weight is None else np.asarray(weight, float)
+    right, group = np.asarray(right, float), np.asarray(group)
+    if right.ndim != 1 or group.shape != right.shape:
+        raise ValueError(f"right has shape {right.shape} and group {group.shape}; expected (B,) both")
+    weight = _weights(weight, len(right))
     share = float(weight @ right / weight.sum())
-    names, inverse = np.unique(np.asarray(group), return_inverse=True)
+    names, inverse = np.unique(group, return_inverse=True)
     if len(names) < 2:
         return share, float("nan"), float("nan")
     residual = np.bincount(inverse, weight * (right - share))
     se = float(np.sqrt(len(names) / (len(names) - 1) * residual @ residual) / weight.sum())
     return share, max(0.0, share - 1.96 * se), min(1.0, share + 1.96 * se)
+
+
+def _weights(weight: ArrayLike | None, n: int) -> Array:
+    given = np.ones(n) if weight is None else np.asarray(weight, float)
+    if given.shape != (n,) or not (given >= 0).all() or not given.sum() > 0:
+        raise ValueError(f"weight has shape {given.shape} and sum {given.sum()}; expected ({n},) numbers, none negative, not all 0")
+    return given

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["exp_minus_1_minus", "log_normalizer", "log_sigmoid", "log_softmax", "sigmoid"]
+__all__ = ["exp_minus_1_minus", "kl_terms", "log_normalizer", "log_sigmoid", "log_softmax", "sigmoid"]
 
 Array = NDArray[Any]
 
@@ -53,6 +53,25 @@ def exp_minus_1_minus(d: Array) -> Array:
     for k in range(18, 2, -1):  # 0.25^17 / 19! is far below longdouble's eps
         series = 1 + small / k * series
     return np.where(near, small * small / 2 * series, np.expm1(d) - d)
+
+
+def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
+    """q (eᵈ - 1 - d) and p - q, with d = log p - log q: what KL(q || p) sums over outcomes, and its slopes in the logits of p
+
+    As p and q both sum to 1, the terms add up to Σ q log(q/p); but none is negative, and none cancels where p = q. An outcome
+    without q counts too, as p.
+
+    >>> kl_terms(np.array([0.0, -np.inf]), np.log([0.5, 0.5]))
+    (array([0.19314718, 0.5       ]), array([-0.5,  0.5]))
+    """
+    p, q = np.exp(log_p), np.exp(log_q)
+    none = q == 0
+    with np.errstate(invalid="ignore"):  # -inf - -inf: an outcome that neither has
+        d = np.where(none, 0, log_p - log_q)
+    near = (d.real < 2) & ~none  # beyond, nothing cancels, and eᵈ may overflow though p does not
+    small, large = np.where(near, d, 0), np.where(near, 0, d)
+    return (np.where(near, q * exp_minus_1_minus(small), p - q - q * large),
+            np.where(near, q * np.expm1(small), p - q))
 
 
 def log_normalizer(x: Array) -> tuple[Array, Array]:

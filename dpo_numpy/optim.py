@@ -84,7 +84,8 @@ def clip(optimizer: Optimizer, max_norm: float) -> Optimizer:
 
 def global_norm(grad: Params) -> float:
     """√Σ g², over all parameters"""
-    return float(np.sqrt(sum(np.vdot(g, g).real for g in grad.values())))
+    # float32 squares leave their range at 1e19
+    return float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grad.values())))
 
 
 def _rate(lr: Rate) -> Callable[[State], float]:
@@ -98,4 +99,4 @@ def _start(params: Params) -> State:
 
 
 def _next(state: State) -> State:
-    return {**state, "step": state["step"] + 1}
+    return {**state, "step": np.asarray(state["step"] + 1)}

@@ -50,7 +50,7 @@ def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1")
-    length = np.array([len(prompt) for prompt in prompts])
+    length = np.array([len(prompt) for prompt in prompts], int)
     if not length.all():
         raise ValueError(f"the prompt of row {np.argmin(length)} is empty; expected at least one token")
     steps = max_length if policy.eos is not None else 1
@@ -59,7 +59,7 @@ def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng
     for row, prompt in enumerate(prompts):
         tokens[row, :len(prompt)] = prompt
     alive = np.arange(len(prompts))
-    for _ in range(steps):
+    for _ in range(steps if len(alive) else 0):
         width = length[alive].max()
         logp = log_softmax(_next_logits(policy, params, tokens[alive, :width], length[alive]))
         cdf = np.cumsum(np.exp(logp), axis=-1, dtype=np.float64)
@@ -132,12 +132,16 @@ def exact_kl(policy: Policy, params: Params, ref_policy: Policy, ref_params: Par
     logp = read(policy, params, every, rows, ["logp"])[0]["logp"]
     ref = read(ref_policy, ref_params, every, rows, ["logp"])[0]["logp"]
     possible = logp > -np.inf
+    if np.isneginf(ref[possible]).any():
+        return float("inf")
+    p, q, d = np.exp(logp[possible]), np.exp(ref[possible]), ref[possible] - logp[possible]
     # Σ p (e^d - 1 - d) with d = log q/p: no term is negative, so nothing cancels where the two are close
-    return float((np.exp(logp[possible]) * exp_minus_1_minus(ref[possible] - logp[possible])).sum()
-                 + np.exp(ref[~possible]).sum())
+    terms = np.where(d < 1, p * exp_minus_1_minus(np.minimum(d, 1)), q - p * (1 + d))
+    return float(terms.sum() + np.exp(ref[~possible]).sum())
 
 
 def _next_logits(policy: Policy, params: Params, tokens: Array, length: Array) -> Array:
     if hasattr(policy, "next_logits"):
         return policy.next_logits(params, tokens, length)  # type: ignore[no-any-return]
-    return policy.logits(params, tokens)[0][np.arange(len(tokens)), length - 1]
+    logits, _ = policy.logits(params, tokens)
+    return np.asarray(logits[np.arange(len(tokens)), length - 1])

@@ -44,7 +44,7 @@ class Reference:
 class Responses:
     """N tokenized responses, padded to T tokens.
 
-    tokens : (N, T) integers. A row holds the prompt, then the response, then padding of any value.
+    tokens : (N, T) integers. A row holds the prompt, then the response, then padding with any id that the policy knows.
     mask   : (N, T) booleans, true on the response tokens that count (the end-of-string token included). The first token
              has nothing before it to be predicted from, so `mask[:, 0]` is false.
     facts  : name -> (N,) one number per response (`ref_logp`) or (N, T) one per token, aligned with `tokens`.
@@ -74,11 +74,13 @@ class Responses:
         if mask.dtype != bool:
             raise ValueError(f"mask has dtype {mask.dtype}; expected bool")
         if tokens.size and tokens.min() < 0:
-            raise ValueError(f"tokens has the negative id {tokens.min()} in row {_first(tokens < 0)}; pad with any valid id")
+            row = _first(np.asarray(tokens < 0))
+            raise ValueError(f"tokens has the negative id {tokens.min()} in row {row}; pad with any valid id")
         if tokens.shape[1] and mask[:, 0].any():
             raise ValueError(f"mask counts the first token of row {_first(mask[:, :1])}, which nothing before it predicts")
-        if not mask.any(axis=1).all():
-            raise ValueError(f"mask has no response token in row {_first(~mask.any(axis=1))}")
+        silent = np.asarray(~mask.any(axis=1))
+        if silent.any():
+            raise ValueError(f"mask has no response token in row {_first(silent)}")
         facts = {name: np.asarray(fact) for name, fact in self.facts.items()}
         for name, fact in facts.items():
             if fact.shape not in (tokens.shape[:1], tokens.shape):
@@ -127,7 +129,6 @@ class Preferences:
     facts  : name -> () one number for all, (B,) one a comparison (`label`), or (B, K) one a response of it.
 
     Raises `ValueError` on shapes that do not fit, indices out of range and weights that are negative or not finite.
-    Warns, naming the rows, where a comparison holds the same response twice: it teaches nothing.
 
     >>> pairs = Preferences.of([[0]], [[1, 2, 0]], [[2, 0]])
     >>> pairs.index, pairs.weight, pairs.responses.tokens.tolist()
@@ -160,11 +161,6 @@ class Preferences:
         for name, fact in facts.items():
             if fact.shape not in ((), index.shape[:1], index.shape):
                 raise ValueError(f"{name} has shape {fact.shape}; expected (), {index.shape[:1]} or {index.shape}")
-        ordered = np.sort(index, axis=1)
-        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-        if twice.any():
-            warnings.warn(f"a response is compared with itself in {twice.sum()} of {len(index)} comparisons "
-                          f"(rows {_some(twice)}): nothing can be learned from them", stacklevel=3)
         for name, value in (("index", index), ("weight", weight), ("facts", facts)):
             object.__setattr__(self, name, value)
 
@@ -178,7 +174,8 @@ class Preferences:
 
         A prompt has at least one token (a lone boundary token will do: the first token is never predicted), a response
         at least one, its end-of-string token included. `None` stands where a ranking is shorter. One column, with
-        `label=`, is unpaired data. Other facts by name.
+        `label=`, is unpaired data. Other facts by name. Warns, naming the rows, where a comparison holds the same response
+        twice: it teaches nothing.
         """
         if not columns or any(len(column) != len(prompts) for column in columns):
             raise ValueError(f"got {len(prompts)} prompts and columns of {[len(c) for c in columns]} responses; expected as many")
@@ -194,8 +191,14 @@ class Preferences:
                 if not len(response):
                     raise ValueError(f"response {k} of row {b} is empty; expected at least its end-of-string token")
                 index[b, k] = seen.setdefault((tuple(prompt), tuple(response)), len(seen))
-        return cls(pad(seen), index, None if weight is None else np.asarray(weight),
-                   {name: np.asarray(fact) for name, fact in facts.items()})
+        built = cls(pad(seen), index, None if weight is None else np.asarray(weight),
+                    {name: np.asarray(fact) for name, fact in facts.items()})
+        ordered = np.sort(index, axis=1)
+        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+        if twice.any():
+            warnings.warn(f"a response is compared with itself in {twice.sum()} of {len(index)} comparisons "
+                          f"(rows {_some(twice)}): nothing can be learned from them", stacklevel=2)
+        return built
 
     def with_facts(self, **facts: ArrayLike) -> Preferences:
         """The same comparisons, told more: arrays (), (B,) or (B, K) by name."""
@@ -247,13 +250,13 @@ class Preferences:
         A slice's weights are scaled by n/size and not made to sum to one: so its loss and gradient are unbiased for the
         whole's, whatever the weights. (Renormalising each slice is biased as soon as weights differ.)
         """
-        if not 1 <= size:
-            raise ValueError(f"size is {size}; expected at least 1")
         while True:
             yield from self.epoch(size, rng)
 
     def epoch(self, size: int, rng: np.random.Generator) -> Iterator[Preferences]:
         """One pass over the comparisons in shuffled batches, as in `batches`; the last one may be smaller."""
+        if not 1 <= size:
+            raise ValueError(f"size is {size}; expected at least 1")
         order = rng.permutation(len(self))
         for start in range(0, len(self), size):
             rows = order[start:start + size]
@@ -270,8 +273,10 @@ def pad(rows: Iterable[tuple[Sequence[int], Sequence[int]]], dtype: Any = np.int
     width = max((len(p) + len(r) for p, r in rows), default=0)
     tokens, mask = np.zeros((len(rows), width), dtype), np.zeros((len(rows), width), bool)
     for row, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        tokens[row, :end] = [*prompt, *response]
+        end, ids = len(prompt) + len(response), np.asarray([*prompt, *response])
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"prompt {prompt} and response {response} hold tokens of dtype {ids.dtype}; expected integers")
+        tokens[row, :end] = ids
         mask[row, len(prompt):end] = True
     return Responses(tokens, mask)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .numerics import exp_minus_1_minus, log_normalizer, log_softmax
+from .numerics import kl_terms, log_normalizer, log_softmax
 from .preferences import Responses
 
 __all__ = ["READINGS", "sequence_kl", "sequence_logp", "token_logp"]
@@ -54,7 +54,7 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
     value.reshape(-1)[where + 1] = scored
 
     def pullback(dvalue: Array) -> Array:
-        dlogits = np.zeros_like(logits)
+        dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
         for block in _blocks(len(where), flat.shape[-1]):
             x = flat[where[block]]
@@ -90,7 +90,8 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
 
     Forward KL at the positions of *this* response, not an expectation over responses. Computed as Σᵥ q (eᵈ - 1 - d) with
     d = log p - log q, which is 0 where p = q, never negative, and keeps its digits in between; `Σ q (log q - log p)` has none
-    left once d < 1e-8. Zeng et al. 2024 (TDPO), arXiv:2404.11999. Shapes and errors as in `sequence_logp`.
+    left once d < 1e-8. inf where the policy cannot produce what the reference does. Zeng et al. 2024 (TDPO), arXiv:2404.11999.
+    Shapes and errors as in `sequence_logp`.
 
     >>> x = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     >>> value, pullback = sequence_kl(x, np.zeros_like(x), np.array([[False, True]]))
@@ -106,24 +107,19 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
     ref = np.broadcast_to(ref_logits, logits.shape).reshape(flat.shape)
     each = np.zeros(logits.shape[:-1], logits.dtype)
 
-    def gap(block: slice) -> tuple[Array, Array]:
-        log_q = log_softmax(ref[where[block]])
-        with np.errstate(invalid="ignore"):  # -inf - -inf: an outcome that neither has
-            d = log_softmax(flat[where[block]]) - log_q
-        return np.exp(log_q), np.where(np.isneginf(log_q.real), 0, d)
+    def terms(block: slice) -> tuple[Array, Array]:
+        return kl_terms(log_softmax(ref[where[block]]), log_softmax(flat[where[block]]))
 
     for block in _blocks(len(where), flat.shape[-1]):
-        q, d = gap(block)
-        each.reshape(-1)[where[block]] = (q * exp_minus_1_minus(d)).sum(axis=-1)
+        each.reshape(-1)[where[block]] = terms(block)[0].sum(axis=-1)
     total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
 
     def pullback(dtotal: Array) -> Array:
-        dlogits = np.zeros_like(logits)
+        dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat = dlogits.reshape(flat.shape)
         dposition = np.broadcast_to(dtotal[..., None], each.shape).reshape(-1)[where]
         for block in _blocks(len(where), flat.shape[-1]):
-            q, d = gap(block)
-            dflat[where[block]] = dposition[block, None] * (q * np.expm1(d))
+            dflat[where[block]] = dposition[block, None] * terms(block)[1]
         return dlogits
 
     return total, pullback

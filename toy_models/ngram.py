@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from dpo_numpy.numerics import log_normalizer, log_softmax
+from dpo_numpy.numerics import log_normalizer
 from dpo_numpy.preferences import Responses
 
 __all__ = ["NGram"]
@@ -92,7 +92,8 @@ class NGram:
             here = keys[row] == suffix
             n = np.bincount((row * V + target)[here], mass[here], len(keys) * V).reshape(-1, V)
             parent = np.searchsorted(levels[m - 1], keys % V ** (m - 1)) if m else np.zeros(1, int)
-            tables.append((n + smoothing * tables[-1][parent]) / (n.sum(axis=1, keepdims=True) + smoothing))
+            total = n.sum(axis=1, keepdims=True) + smoothing
+            tables.append(n / total + smoothing / total * tables[-1][parent])  # the second factor is 1 where n = 0
         return {"W": np.log(np.concatenate(tables[1:]) if self.contexts else tables[-1])}
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
@@ -118,15 +119,18 @@ class NGram:
         W = params["W"]
         n = responses.memo((self, "counts"), lambda: self._counts(responses))
         n = n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
-        flat = log_softmax(W).reshape(-1, W.shape[-2] * W.shape[-1])
-        value = (n @ flat.T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
+        lead, exp = (*W.shape[:-1], 1), np.array(W)
+        top, rest = (part.reshape(lead) for part in log_normalizer(exp))
+        table = (W - top) - rest
+        value = (n @ table.reshape(-1, W.shape[-2] * W.shape[-1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
 
         def pullback(dvalue: Array) -> Params:
             N = (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape)
-            p = np.array(W)
-            _, rest = log_normalizer(p)
-            p *= (np.exp(-rest) * N.sum(axis=-1).reshape(-1)).reshape(*W.shape[:-1], 1)
-            return {"W": (N - p).astype(dvalue.dtype, copy=False)}
+            dW, best = N - exp * (np.exp(-rest) * N.sum(axis=-1, keepdims=True)), W.real.argmax(axis=-1)[..., None]
+            # 1 - p of a token that is nearly certain, to its last digit: a row sums to 0
+            np.put_along_axis(dW, best, 0, axis=-1)
+            np.put_along_axis(dW, best, 0 - dW.sum(axis=-1, keepdims=True), axis=-1)
+            return {"W": dW.astype(dvalue.dtype, copy=False)}
 
         return value, pullback
 
@@ -138,8 +142,6 @@ class NGram:
         return sparse.coo_array((np.ones(len(cell)), (response, cell)), (len(responses), self.rows * self.vocab)).tocsr()
 
     def _rows(self, tokens: Array) -> Array:
-        if tokens.size and tokens.max() >= self.vocab:
-            raise ValueError(f"tokens hold id {tokens.max()}; expected ids below vocab, {self.vocab}")
         ids = _contexts(tokens, self.vocab, self.order)
         if self.contexts is None:
             return ids
@@ -153,6 +155,8 @@ class NGram:
 
 def _contexts(tokens: Array, vocab: int, order: int) -> Array:
     """Σⱼ tokenₜ₋ⱼ Vʲ over the last n-1 tokens, 0 for all that lies beyond a boundary or the beginning"""
+    if tokens.size and tokens.max() >= vocab:
+        raise ValueError(f"tokens hold id {tokens.max()}; expected ids below vocab, {vocab}")
     ids = np.zeros(tokens.shape, np.int64)
     visible = np.ones(tokens.shape, bool)
     for j in range(order - 1):

@@ -43,7 +43,8 @@ class Tabular:
 
         def pullback(dlogits: Array) -> dict[str, Array]:
             dW = np.zeros(W.shape, dlogits.dtype)
-            np.add.at(dW, (..., prompt, slice(None)), dlogits.sum(axis=-2))
+            at: Any = (..., prompt, slice(None))
+            np.add.at(dW, at, dlogits.sum(axis=-2))
             return {"W": dW}
 
         return np.broadcast_to(rows[..., None, :], shape), pullback

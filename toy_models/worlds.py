@@ -42,6 +42,8 @@ class World:
         if not np.isfinite(reward).all():
             row = np.argmin(np.isfinite(reward))
             raise ValueError(f"reward is {reward[row]} in row {row}; expected finite numbers")
+        if not len(prompt):
+            raise ValueError("responses is empty; expected at least two to compare")
         ids, count = np.unique(prompt, return_counts=True)
         if (count < 2).any():
             raise ValueError(f"prompt {ids[np.argmin(count)]} has a single response; expected at least two to compare")
@@ -58,9 +60,9 @@ class World:
         [[0, 1], [0, 2], [1, 2], [1, 0], [2, 0], [2, 1]]
         """
         first, second, met = self._pairs(mu)
-        p = self._probability(first, second, flip)
         index = np.concatenate([np.column_stack([first, second]), np.column_stack([second, first])])
-        return Preferences(self.responses, index, np.concatenate([met * p, met * (1 - p)]))
+        p = self._probability(index[:, 0], index[:, 1], flip)
+        return Preferences(self.responses, index, np.concatenate([met, met]) * p)
 
     def sample(self, n: int, rng: np.random.Generator, mu: ArrayLike | None = None, flip: float = 0.0) -> Preferences:
         """n independent labelled pairs of `population`; equal ones are merged, their weight their share."""
@@ -76,14 +78,17 @@ class World:
     def _probability(self, first: Array, second: Array, flip: float) -> Array:
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is {flip}; expected a probability")
-        p = sigmoid(self.reward[first] - self.reward[second])
-        return p + flip * (1 - 2 * p)
+        gap = self.reward[first] - self.reward[second]
+        return (1 - flip) * sigmoid(gap) + flip * sigmoid(-gap)
 
     def _pairs(self, mu: ArrayLike | None) -> tuple[Array, Array, Array]:
         """Each unordered pair of a prompt's responses once, and how often it is met (sums to 1)."""
         mass = np.ones(len(self.reward)) if mu is None else np.asarray(mu, float)
-        if mass.shape != self.reward.shape or not (np.isfinite(mass) & (mass >= 0)).all():
-            raise ValueError(f"mu has shape {mass.shape} and a minimum of {mass.min()}; expected {self.reward.shape} finite numbers, at least 0")
+        if mass.shape != self.reward.shape:
+            raise ValueError(f"mu has shape {mass.shape}; expected {self.reward.shape}, one for each response")
+        if not (np.isfinite(mass) & (mass >= 0)).all():
+            row = np.argmin(np.isfinite(mass) & (mass >= 0))
+            raise ValueError(f"mu is {mass[row]} in row {row}; expected a finite number, at least 0")
         parts = []
         for prompt in np.unique(self.prompt):
             rows = np.flatnonzero(self.prompt == prompt)

@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up all they need in .venv; `make help` lists the rest.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test slow lint wheel clean always
+
+# pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
+export PIP_CONSTRAINT       := $(CONSTRAINTS)
+export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:  ## list what make can do
+	@sed -n 's/^\([a-z]*\):.*##/\1	/p' Makefile
+	@echo 'PYTHON=$(PYTHON) VENV=$(VENV) CONSTRAINTS=$(CONSTRAINTS): make NAME=VALUE changes one, and rebuilds $(VENV)'
+
+demo: $(VENV)/with-progress  ## train a small policy with DPO and draw what happens: demo/*.png
+	$(VENV)/bin/dpo-numpy demo --output_dir demo
+
+test: $(VENV)/with-test  ## run the test suite, but for the slow tests
+	$(VENV)/bin/pytest -n 2
+
+slow: $(VENV)/with-test  ## run the slow tests
+	$(VENV)/bin/pytest -n 2 -m slow
+
+lint: $(VENV)/with-dev  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/with-dev  ## build dist/*.whl
+	rm -rf build dist
+	$(VENV)/bin/python -m build --wheel
+
+clean:  ## remove everything that is made
+	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is good for one interpreter, one place and one set of constraints: its key.
+KEY := $(strip $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0], sys.base_prefix)' 2>/dev/null) $(CURDIR) $(CONSTRAINTS))
+ifneq ($(KEY),$(shell cat $(VENV)/key 2>/dev/null))
+STALE := always
+endif
+
+$(VENV)/key: setup.cfg pyproject.toml $(CONSTRAINTS) $(STALE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else \
+	  "dpo-numpy needs Python 3.11 or newer and $(PYTHON) is %d.%d: name a newer one, as in make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo '$(KEY)' > $@
+
+$(VENV)/with-%: $(VENV)/key
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,85 @@
+"""The command `dpo-numpy`: what it is asked, and how it says no.
+
+Every subcommand is a module of this package that offers `add_parser(subparsers)` and sets `run(args) -> int` as its default.
+A `ValueError` from any layer is one sentence on standard error and exit code 2; a traceback is always a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from io import TextIOWrapper
+from typing import NoReturn
+
+from .. import __version__
+
+__all__ = ["main"]
+
+COMMANDS = ("demo", "train")
+DESCRIPTION = """Preference optimization in NumPy, every derivative written by hand.
+Options may be spelled with - or _ alike: --max-steps is --max_steps."""
+BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are raised, so that they look like all others; no abbreviations, which new options could make ambiguous."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="dpo-numpy", description=DESCRIPTION, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True,
+                                    parser_class=partial(Parser, allow_abbrev=False))
+    for name in COMMANDS:
+        import_module(f".{name}", __name__).add_parser(subparsers)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process); the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without β is no reason to stop
+    try:
+        args = parser().parse_args(_underscored(sys.argv[1:] if argv is None else argv))
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    except ValueError as error:
+        return _say(str(error), BAD_INPUT)
+    except MemoryError as error:
+        return _say(f"not enough memory: {error}", BAD_INPUT)
+    except KeyboardInterrupt as stop:
+        return _say(f"interrupted{f': {stop}' if str(stop) else ''}", INTERRUPTED)
+    except BrokenPipeError:
+        discard_output()
+        return NO_READER
+
+
+def discard_output() -> None:
+    """Nobody reads standard output any more: write the rest, and what Python flushes at exit, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"dpo-numpy: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _underscored(argv: Sequence[str]) -> list[str]:
+    """--max-steps=3 -> --max_steps=3; only the names of options, before a lone --."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    spelled = []
+    for word in argv[:end]:
+        name, equals, value = word.partition("=")
+        spelled.append("--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word)
+    return [*spelled, *argv[end:]]

@@ -1,0 +1,247 @@
+"""What `train` trains: an n-gram or a table made for the rows of a file, its reference, and both kept on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Bytes, Row, Tokenizer, Words, to_preferences
+from ..numerics import log_softmax
+from ..policy import Params, sample
+from ..preferences import Preferences, Responses
+from .options import Options
+
+__all__ = ["Problem", "Trained", "load_trained", "ngram", "save_trained", "table"]
+
+Array = NDArray[Any]
+
+CELLS = 1 << 24  # entries of a table of parameters: of 8 such arrays a step, 1 GB
+EXACT = 1 << 12  # states up to which sums over all strings are solved for: a second at most
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A policy, its reference and the comparisons; `held` is None where nothing is held out."""
+
+    policy: Any
+    reference: Params
+    train: Preferences
+    held: Preferences | None
+    unit: str  # what `length` counts
+    length: Callable[[Preferences], Array]  # (B, K)
+    draw: Callable[[Params, int, np.random.Generator], list[str]]
+    whole: Callable[[Params, int | None], Whole]
+    meta: Mapping[str, Any]  # with `arrays`: all it takes to build the policy again
+    arrays: Mapping[str, Array]
+    mismatched: Preferences | None = None
+
+
+class Whole(NamedTuple):
+    """Of the whole policy, not of the data: KL(π || π_ref) and E|y|; standard errors, 0 where exact; the sample's size."""
+
+    kl: float
+    kl_error: float
+    length: float
+    length_error: float
+    samples: int | None
+
+
+# ---- n-grams
+
+def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options) -> Problem:
+    """The reference is fitted to the distinct responses of the training part; only contexts that occur in it have a row."""
+    from toy_models import NGram
+
+    texts = (text for row in train_rows for text in (row.prompt, *row.responses))
+    tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Words.fit(texts, options.vocab_limit)
+    train = to_preferences(train_rows, tokenizer, options.dtype)
+    policy = NGram.seen(tokenizer.vocab, options.order, train.responses)
+    if policy.rows * policy.vocab > CELLS:
+        raise ValueError(f"order is {options.order}: {policy.rows:,} contexts x {policy.vocab:,} outcomes are more than a gigabyte can train; "
+                         f"expected a lower order" + (" or vocab_limit" if options.tokenizer == "words" else ""))
+    fitted = policy.fit(train.responses, _fitted_to(train, options), options.smoothing)
+    reference = {name: value.astype(options.dtype) for name, value in fitted.items()}
+    held = to_preferences(held_rows, tokenizer, options.dtype) if held_rows else None
+    meta = {"model": "ngram", "order": options.order, "vocab": tokenizer.vocab, "tokenizer": options.tokenizer}
+    if isinstance(tokenizer, Words):
+        meta["pieces"] = tokenizer.pieces
+
+    def draw(params: Params, n: int, rng: np.random.Generator) -> list[str]:
+        drawn = sample(policy, params, [[0]] * n, rng, options.max_new_tokens)
+        return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(drawn.tokens, drawn.mask, strict=True)]
+
+    def whole(params: Params, seed: int | None) -> Whole:
+        if policy.rows <= (EXACT if seed is None else EXACT // 8):
+            return _solved(policy, params, reference)
+        rng = np.random.default_rng([options.seed, 0 if seed is None else seed])
+        return _sampled(policy, params, reference, rng, 1024 if seed is None else 64, options.max_new_tokens)
+
+    return Problem(policy, reference, train, held, "bytes" if options.tokenizer == "bytes" else "words", _tokens, draw, whole, meta,
+                   {f"contexts/{m}": keys for m, keys in enumerate(policy.contexts or ())}, _mismatched(train_rows, tokenizer, options))
+
+
+def _fitted_to(train: Preferences, options: Options) -> Array | None:
+    if options.reference_data == "all":
+        return None
+    label = train.fact("label")
+    chosen = train.index[:, 0] if label is None else train.index[np.asarray(label, bool), 0]
+    if not len(chosen):
+        raise ValueError("reference_data is chosen, but no completion of the training part is labelled true")
+    return np.bincount(chosen, minlength=len(train.responses)) > 0
+
+
+def _tokens(pairs: Preferences) -> Array:
+    return np.asarray(pairs.fact("length"), float)
+
+
+def _mismatched(rows: Sequence[Row], tokenizer: Tokenizer, options: Options) -> Preferences | None:
+    """Each labelled completion after the prompt of a row far from it: what KTO's reference point is estimated on."""
+    if rows[0].label is None:
+        return None
+    prompts = [row.prompt for row in rows]
+    moved = np.roll(np.arange(len(rows)), len(rows) // 2)
+    return to_preferences([row._replace(prompt=prompts[far]) for row, far in zip(rows, moved, strict=True)], tokenizer, options.dtype)
+
+
+def _following(policy: Any) -> Array:
+    """(rows, V): the row of the context that outcome v leads to from each row's context.
+
+    Contexts are kept with all their suffixes and beginnings, so the longest suffix that is kept determines the next one.
+    """
+    V, levels = policy.vocab, policy.contexts
+    start = np.cumsum([0] + [len(keys) for keys in levels])
+    found = []
+    for m, keys in enumerate(levels):
+        after = (np.arange(V) + V * keys[:, None]) % V ** (policy.order - 1)
+        rows = np.zeros(after.shape, np.int64)
+        for longer, kept in enumerate(levels[:m + 2]):
+            suffix = after % V**longer
+            row = np.minimum(np.searchsorted(kept, suffix), len(kept) - 1)
+            rows = np.where(kept[row] == suffix, start[longer] + row, rows)
+        found.append(rows)
+    return np.concatenate(found)
+
+
+def _divergence(params: Params, reference: Params) -> tuple[Array, Array]:
+    """(p, KL(p || q)) of the next token, a row for each context."""
+    log_p, log_q = (log_softmax(np.asarray(table["W"], float)) for table in (params, reference))
+    return np.exp(log_p), (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+
+
+def _solved(policy: Any, params: Params, reference: Params) -> Whole:
+    """N = (I - Tᵀ)⁻¹ e_start, the expected visits of each context;  KL = Σ N KL(p || q),  E|y| = Σ N, the end included"""
+    p, kl = _divergence(params, reference)
+    following, states = _following(policy), len(p)
+    T = np.zeros((states, states))
+    np.add.at(T, (np.arange(states)[:, None], following[:, 1:]), p[:, 1:])
+    start = np.zeros(states)
+    start[following[0, 0]] = 1
+    try:
+        visits = np.linalg.solve(np.eye(states) - T.T, start)
+    except np.linalg.LinAlgError:
+        return Whole(np.inf, 0.0, np.inf, 0.0, None)
+    ends = np.isfinite(visits).all() and visits.min() > -1e-6 * visits.max()
+    return Whole(float(visits @ kl), 0.0, float(visits.sum()), 0.0, None) if ends else Whole(np.inf, 0.0, np.inf, 0.0, None)
+
+
+def _sampled(policy: Any, params: Params, reference: Params, rng: np.random.Generator, n: int, longest: int) -> Whole:
+    """Means over samples of the sum of KL(p || q) over the contexts that each visits: less noisy than its log-ratio"""
+    _, kl = _divergence(params, reference)
+    drawn = sample(policy, params, [[0]] * n, rng, longest)
+    along, _ = policy.logits({"W": kl[:, None]}, drawn.tokens)
+    each = np.where(drawn.mask[:, 1:], along[:, :-1, 0], 0).sum(axis=1)
+    size = drawn.length.astype(float)
+    return Whole(float(each.mean()), _error(each), float(size.mean()), _error(size), n)
+
+
+def _error(x: Array) -> float:
+    return float(x.std(ddof=1) / np.sqrt(len(x)))
+
+
+# ---- tables
+
+def table(rows: Sequence[Row], options: Options) -> Problem:
+    """Each prompt's distinct responses are the actions of one row of logits; the reference is their smoothed frequency."""
+    from toy_models import Tabular
+
+    if rows[0].label is not None:
+        raise ValueError("a table compares the responses of one prompt, and the file holds labelled completions: use --model ngram")
+    actions: dict[str, dict[str, int]] = {}
+    for row in rows:
+        for text in row.responses:
+            own = actions.setdefault(row.prompt, {})
+            own.setdefault(text, len(own))
+    width = max(len(own) for own in actions.values())
+    policy = Tabular(vocab=width, prompts=len(actions))
+    x = {prompt: i for i, prompt in enumerate(actions)}
+    start = np.cumsum([0] + [len(own) for own in actions.values()])
+    tokens = np.array([(x[prompt], y) for prompt, own in actions.items() for y in own.values()])
+    index = np.array([[start[x[row.prompt]] + actions[row.prompt][text] for text in row.responses] for row in rows])
+    weight = np.array([row.weight for row in rows])
+    facts = {name: np.array([row.facts[name] for row in rows], options.dtype)
+             for name in sorted(set.intersection(*(set(row.facts) for row in rows)))}
+    responses = Responses(tokens, np.tile([False, True], (len(tokens), 1)))
+    train = Preferences(responses, index, (weight / weight.sum()).astype(options.dtype), facts)
+    count = np.full((len(actions), width), -np.inf)
+    count[tokens[:, 0], tokens[:, 1]] = options.smoothing + (1 if options.reference_data == "all" else np.bincount(index[:, 0], minlength=len(tokens)))
+    with np.errstate(divide="ignore"):
+        W = np.log(np.maximum(count, 0))
+    reference = {"W": log_softmax(W).astype(options.dtype)}
+    texts, prompts = [list(own) for own in actions.values()], list(actions)
+    characters = np.array([len(text) for own in texts for text in own], float)
+    share = np.bincount(tokens[index[:, 0], 0], np.asarray(train.weight, float), len(actions))
+
+    def draw(params: Params, n: int, rng: np.random.Generator) -> list[str]:
+        asked = np.sort(rng.permutation(len(prompts))[:n]).tolist()
+        drawn = sample(policy, params, [[i] for i in asked], rng, 1)
+        return [texts[i][y] for i, y in zip(asked, drawn.tokens[:, 1].tolist(), strict=True)]
+
+    def whole(params: Params, seed: int | None) -> Whole:
+        p, q = (np.exp(log_softmax(np.asarray(given["W"], float))) for given in (params, reference))
+        log_ratio = np.log(p, out=np.zeros_like(p), where=p > 0) - np.log(q, out=np.zeros_like(q), where=q > 0)
+        size = np.zeros(p.shape)
+        size[tokens[:, 0], tokens[:, 1]] = characters
+        return Whole(float(share @ (p * log_ratio).sum(axis=1)), 0.0, float(share @ (p * size).sum(axis=1)), 0.0, None)
+
+    return Problem(policy, reference, train, None, "characters", lambda pairs: characters[pairs.index], draw, whole,
+                   {"model": "tabular", "vocab": width, "prompts": prompts, "responses": texts}, {})
+
+
+# ---- on disk
+
+class Trained(NamedTuple):
+    """params.npz, rebuilt. A table has no tokenizer: `meta` holds its prompts and responses."""
+
+    policy: Any
+    params: Params
+    reference: Params
+    tokenizer: Tokenizer | None
+    meta: dict[str, Any]
+
+
+def save_trained(file: IO[bytes], problem: Problem, params: Params) -> None:
+    arrays = {f"policy/{name}": value for name, value in params.items()}
+    arrays |= {f"reference/{name}": value for name, value in problem.reference.items()}
+    np.savez(file, allow_pickle=False, meta=np.array(json.dumps(problem.meta)), **arrays, **problem.arrays)
+
+
+def load_trained(path: str | Path) -> Trained:
+    """The policy, its parameters, its reference's and the tokenizer, from the params.npz of a run."""
+    from toy_models import NGram, Tabular
+
+    with np.load(path, allow_pickle=False) as held:
+        arrays = {name: held[name] for name in held.files}
+    meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))
+    params, reference = ({name.removeprefix(kind): value for name, value in arrays.items() if name.startswith(kind)}
+                         for kind in ("policy/", "reference/"))
+    if meta["model"] == "tabular":
+        return Trained(Tabular(meta["vocab"], len(meta["prompts"])), params, reference, None, meta)
+    tokenizer = Bytes() if meta["tokenizer"] == "bytes" else Words(tuple(meta["pieces"]))
+    contexts = tuple(arrays[f"contexts/{m}"] for m in range(meta["order"]))
+    return Trained(NGram(meta["vocab"], meta["order"], contexts), params, reference, tokenizer, meta)

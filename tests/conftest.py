@@ -1,0 +1,32 @@
+"""What every test may use: `rng`, `data_dir`, and Hypothesis without a clock."""
+
+import os
+import zlib
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+os.environ["MPLBACKEND"] = "Agg"  # before Matplotlib is imported, here and in every process that a test starts
+
+# A deadline would measure the machine. CI says the same of a commit each time; elsewhere new examples are welcome.
+hypothesis.settings.register_profile("dpo-numpy", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+hypothesis.settings.load_profile("dpo-numpy")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that depend on the test's name, parameters included, and on nothing else."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real preference files that DPO_NUMPY_DATA names."""
+    folder = os.environ.get("DPO_NUMPY_DATA")
+    if not folder:
+        pytest.skip("DPO_NUMPY_DATA names no folder of real preference data")
+    path = Path(folder)
+    assert path.is_dir(), f"DPO_NUMPY_DATA = {folder!r} is not a folder"
+    return path

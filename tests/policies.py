@@ -1,0 +1,95 @@
+"""Every policy at a small size, comparisons for it, and losses with all that they need to be told.
+
+A line in `POLICIES` brings a new policy all of its tests. `Prefix` and `Plain` exist for tests only: they offer nothing but
+`logits`, so everything else takes the generic path.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from strategies import FACTS, columns
+
+import toy_models
+from dpo_numpy.preferences import Preferences, pad
+from toy_models import NGram, Tabular
+
+
+class Prefix:
+    """logits_t = tanh(Σ_{u<=t} E[token_u] / (u+1)) @ U: every token before has a say, and none after"""
+
+    vocab, eos, width = 4, 0, 3
+
+    def init(self, rng):
+        return {"E": rng.normal(size=(self.vocab, self.width)), "U": rng.normal(size=(self.width, self.vocab))}
+
+    def logits(self, params, tokens):
+        E, U = params["E"], params["U"]
+        share = (1 / np.arange(1, tokens.shape[-1] + 1))[:, None].astype(E.real.dtype)
+        h = np.tanh(np.cumsum(np.take(E, tokens, axis=-2) * share, axis=-2))  # (..., N, T, D)
+
+        def pullback(dlogits):
+            dU = np.einsum("...ntd,...ntv->...dv", h, dlogits)
+            dsum = np.einsum("...ntv,...dv->...ntd", dlogits, U) * (1 - h * h)
+            dtoken = np.cumsum(dsum[..., ::-1, :], axis=-2)[..., ::-1, :] * share
+            dE = np.zeros(E.shape, dlogits.dtype)
+            np.add.at(dE, (..., tokens, slice(None)), dtoken)
+            return {"E": dE, "U": dU}
+
+        return h @ U[..., None, :, :], pullback
+
+
+class Plain:
+    """Another policy, of which only `logits` is left."""
+
+    def __init__(self, policy):
+        self.policy, self.vocab, self.eos, self.init, self.logits = (
+            policy, policy.vocab, policy.eos, policy.init, policy.logits)
+
+
+CORPUS = pad([([0], [1, 2, 0]), ([0], [2, 2, 1, 0]), ([3, 0], [1, 2, 3, 0])])
+
+POLICIES = {
+    "tabular": lambda: Tabular(vocab=4, prompts=3),
+    "unigram": lambda: NGram(vocab=3, order=1),
+    "bigram": lambda: NGram(vocab=4),
+    "trigram": lambda: NGram(vocab=3, order=3),
+    "seen": lambda: NGram.seen(4, 3, CORPUS),
+    "plain": lambda: Plain(NGram(vocab=3, order=3)),
+    "prefix": Prefix,
+}
+
+
+def rows(rng, policy, n):
+    """n prompts and responses of many lengths, none twice"""
+    found = {}
+    while len(found) < n:
+        if policy.eos is None:
+            pair = (int(rng.integers(policy.prompts)),), (int(rng.integers(policy.vocab)),)
+        else:
+            prompt, response = (rng.integers(policy.vocab, size=rng.integers(low, 5)) for low in (1, 0))
+            pair = tuple(prompt.tolist()), (*response.tolist(), policy.eos)
+        found[pair] = None
+    return list(found)
+
+
+def params_of(policy, rng, magnitude=1.0, dtype=np.float64):
+    return {name: (magnitude * rng.normal(size=p.shape)).astype(dtype) for name, p in policy.init(rng).items()}
+
+
+def batch_for(policy, params, loss, rng, n=8, size=6):
+    """Comparisons of n responses with unequal weights, told whatever `loss` needs; the reference is elsewhere"""
+    responses = pad(rows(rng, policy, n))
+    index = np.array([rng.permutation(n)[:columns(loss)] for _ in range(size)])
+    batch = Preferences(responses, index, rng.random(size) + 0.25)
+    dtype = next(iter(params.values())).dtype
+    reference = {name: p + rng.normal(size=p.shape).astype(p.dtype) / 2 for name, p in params.items()}
+    batch = batch.with_reference(policy, reference, *loss.reads)
+    made = [name for name in loss.needs if name in FACTS and name != "length"]
+    return batch.with_facts(**{name: FACTS[name](rng, index.shape, dtype) for name in made})
+
+
+def unlisted():
+    """Policies of `toy_models` that no line above has"""
+    listed = {type(make()).__name__ for make in POLICIES.values()}
+    every = [name for name in toy_models.__all__ if hasattr(getattr(toy_models, name), "logits")]
+    return sorted(set(every) - listed)

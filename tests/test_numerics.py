@@ -1,0 +1,151 @@
+import mpmath
+import numpy as np
+import oracle
+import pytest
+from mpmath import mp, mpf
+
+from dpo_numpy import numerics
+from dpo_numpy.numerics import exp_minus_1_minus, kl_terms, log_normalizer, log_sigmoid, log_softmax, sigmoid
+
+DTYPES = [np.float32, np.float64, np.longdouble]
+TINY = [1e-30, 1e-12, 1e-5, 0.01, 0.1, 0.2499, 0.2501, 0.3, 1.0]
+NAIVE = {
+    log_sigmoid: lambda z: -mpmath.log(1 + mpmath.exp(-z)),
+    sigmoid: lambda z: 1 / (1 + mpmath.exp(-z)),
+    exp_minus_1_minus: lambda d: mpmath.exp(d) - 1 - d,
+}
+# How far one ulp of the argument moves the answer is what no code can better; the functions of NumPy they are made of are good
+# to 1 ulp in float64 and longdouble and to 2.5 in float32 (its vectorized exp), and there are up to four roundings in a row.
+ULPS = {np.float32: 6, np.float64: 4, np.longdouble: 4}
+# eᵈ - 1 - d loses |d|/(eᵈ - 1 - d) <= 9 where the series ends, at -1/4.
+MORE = {exp_minus_1_minus: 3}
+
+
+def points(rng, dtype, largest=700):
+    largest = min(largest, 80) if dtype == np.float32 else largest
+    size = 10 ** rng.uniform(-30, np.log10(largest), 60)
+    return np.concatenate([size, -size, TINY, np.negative(TINY), [0.0]]).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", NAIVE)
+def test_values(f, dtype):
+    z = points(np.random.default_rng(0), dtype)
+    ours = f(z)
+    assert ours.dtype == dtype
+    with mp.workdps(400):
+        for x, y in zip(z, ours, strict=True):
+            exact = NAIVE[f](oracle.number(x))
+            ulp = oracle.number(np.finfo(dtype).eps) * abs(exact) + oracle.number(np.finfo(dtype).smallest_subnormal)
+            moved = abs(NAIVE[f](oracle.number(x + np.spacing(x))) - exact)
+            assert abs(oracle.number(y) - exact) <= MORE.get(f, 1) * ULPS[dtype] * ulp + moved, (x, y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_far_ends(dtype):
+    """Where the naive forms give -inf, 0 and nan; a warning is an error here."""
+    z = np.array([-1e4, -200, 200, 1e4], dtype)
+    assert log_sigmoid(z)[:2].tolist() == [-1e4, -200]
+    assert (log_sigmoid(z)[2] == 0) == (dtype == np.float32)
+    assert sigmoid(z)[[0, 3]].tolist() == [np.exp(z[0]), 1]
+    assert log_softmax(z)[:3].tolist() == (z - z[3])[:3].tolist()
+    assert -np.finfo(float).tiny <= log_softmax(z)[3] <= 0
+
+
+def test_infinities():
+    ends = np.array([-np.inf, np.inf])
+    assert log_sigmoid(ends).tolist() == [-np.inf, 0]
+    assert sigmoid(ends).tolist() == [0, 1]
+    assert exp_minus_1_minus(ends[:1]).tolist() == [np.inf]
+    assert log_softmax(np.array([0.0, -np.inf, 0.0])).tolist() == [-np.log(2), -np.inf, -np.log(2)]
+
+
+@pytest.mark.parametrize("f", [log_sigmoid, sigmoid, exp_minus_1_minus])
+def test_nan_propagates(f):
+    assert np.isnan(f(np.array([np.nan, 0.0]))).tolist() == [True, False]
+
+
+def test_nan_propagates_along_the_vocabulary():
+    assert np.isnan(log_softmax(np.array([[0.0, np.nan], [0.0, 0.0]]))).tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize(("f", "slope"), [(log_sigmoid, lambda z: sigmoid(-z)), (sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
+                                          (exp_minus_1_minus, np.expm1)])
+def test_complex_step(f, slope):
+    """Im f(z + ih)/h is the derivative to rounding; the real part is the real function, which NumPy's complex log1p rounds at 1."""
+    z = points(np.random.default_rng(1), np.float64, largest=200)  # the slope times the step is far from underflow
+    stepped = f(z + 1e-100j)
+    # a dozen complex operations at half an ulp in each part; complex log1p and expm1 lose |z| of them more, as the series does
+    room = 12 * np.finfo(float).eps
+    np.testing.assert_allclose(stepped.imag / 1e-100, slope(z), rtol=room * 9, atol=1e-180)
+    np.testing.assert_allclose(stepped.real, f(z), rtol=room * 9, atol=np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0, 300.0])
+def test_log_softmax(dtype, spread):
+    logits = (np.random.default_rng(2).normal(size=(8, 5)) * spread).astype(dtype)
+    ours = log_softmax(logits)
+    assert ours.dtype == dtype
+    with mp.workdps(800):
+        for x, y in zip(logits, ours, strict=True):
+            terms = [oracle.number(v) for v in x]
+            total = mpmath.log(sum(map(mpmath.exp, terms)))
+            for mine, term in zip(y, terms, strict=True):
+                # x - top is rounded once, at most by half an ulp of either logit; what follows in units of the answer
+                ulps = ULPS[dtype] * abs(term - total) + abs(term) + max(map(abs, terms))
+                assert abs(oracle.number(mine) - (term - total)) <= oracle.number(np.finfo(dtype).eps) * ulps
+
+
+def test_a_nearly_certain_outcome_keeps_its_digits():
+    assert log_softmax(np.array([50.0, 0.0]))[0] == pytest.approx(-np.exp(-50), rel=4 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_log_normalizer_overwrites(dtype):
+    x = np.array([[1.0, 3.0, 2.0], [0.0, -np.inf, 0.0]], dtype)
+    before = x.copy()
+    top, rest = log_normalizer(x)
+    assert top.tolist() == [3, 0]
+    np.testing.assert_allclose(rest, np.log(np.exp(before - top[:, None]).sum(axis=1)), rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(x, np.exp(before - top[:, None]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_what_log_normalizer_leaves(dtype):
+    logits = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(dtype)
+    p = logits.copy()
+    _, rest = log_normalizer(p)
+    # 5 terms, each good to a few ulp, summed in 4 roundings
+    np.testing.assert_allclose((p * np.exp(-rest).reshape(2, 3, 1)).sum(axis=-1), 1, rtol=10 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("spread", [1e-9, 1e-3, 1.0, 2.0, 30.0, 1e3])
+def test_kl_terms(spread):
+    rng = np.random.default_rng(4)
+    start = rng.normal(size=(5, 4))
+    log_q, log_p = log_softmax(start), log_softmax(start + spread * rng.normal(size=(5, 4)))
+    terms, slopes = kl_terms(log_q, log_p)
+    with mp.workdps(1000):
+        for lq, lp, term, slope in zip(log_q.flat, log_p.flat, terms.flat, slopes.flat, strict=True):
+            p, q = mpmath.exp(oracle.number(lp)), mpmath.exp(oracle.number(lq))
+            d = oracle.number(lp) - oracle.number(lq)
+            exact = p - q - q * d
+            # d is exact to an ulp of d, the exponentials to one of theirs and of their arguments; at most 27 = 3 * 9 as above
+            room = mpf(np.finfo(float).eps) * (30 + 2 * abs(oracle.number(lq)) + 2 * abs(oracle.number(lp)))
+            assert abs(mpf(float(term)) - exact) <= room * exact + mpf(5e-324)
+            assert abs(mpf(float(slope)) - (p - q)) <= room * abs(p - q) + mpf(5e-324)
+            assert term >= 0
+
+
+def test_kl_terms_at_the_ends():
+    """q = 0 by -inf and by underflow; p far above q; p = 0; neither."""
+    log_q = np.array([-np.inf, -1000.0, -720.0, -1.0, -np.inf, -1000.0])
+    log_p = np.array([np.log(0.5), np.log(0.5), -0.5, -np.inf, -np.inf, -np.inf])
+    terms, slopes = kl_terms(log_q, log_p)
+    np.testing.assert_allclose(terms, [0.5, 0.5, np.exp(-0.5), np.inf, 0, 0], rtol=4 * np.finfo(float).eps)
+    np.testing.assert_allclose(slopes, [0.5, 0.5, np.exp(-0.5), -np.exp(-1), 0, 0], rtol=4 * np.finfo(float).eps)
+
+
+def test_everything_public_is_tested_here():
+    assert set(numerics.__all__) <= set(globals())
