@@ -106,7 +106,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, Record]]:
                 raise ValueError(f"{path}, row {row} has another number of columns than the header; expected {len(reader.fieldnames or [])}")
             yield f"row {row}", record
     except csv.Error as error:
-        raise ValueError(f"{path}, row {reader.line_num} is not valid CSV: {error}") from None
+        raise ValueError(f"{path}, near row {reader.line_num + 1} is not valid CSV: {error}") from None
 
 
 def _parquet(path: Path) -> list[tuple[str, Record]]:
