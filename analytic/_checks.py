@@ -16,7 +16,9 @@ def distribution(name: str, p: ArrayLike) -> Array:
     worst = np.where((p >= 0).all(axis=-1), abs(p.sum(axis=-1) - 1), np.inf)
     if not worst.max() <= 1e-12:
         row = np.unravel_index(np.argmax(np.nan_to_num(worst, nan=np.inf)), worst.shape)
-        raise ValueError(f"{name} has a row {p[row].tolist()} that sums to {p[row].sum():.17g}; expected probabilities that sum to 1")
+        raise ValueError(
+            f"{name} has a row {p[row].tolist()} that sums to {p[row].sum():.17g}; expected probabilities that sum to 1"
+        )
     return p
 
 

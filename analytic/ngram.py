@@ -1,13 +1,11 @@
 """Exact sums over all strings of an n-gram language model with an end-of-string token: one linear solve each.
 
-Tables are (S, V) arrays, a row of next-token probabilities (or rewards) for each context. Token 0 is the boundary: as an outcome it
-ends the string, and row 0 is the context a string begins in. S = Vⁿ⁻¹, and the context after token v ≠ 0 in context s is
-(v + V s) mod S: for a bigram, S = V, the token itself.
+Tables are (S, V) arrays, a row of next-token probabilities (or rewards) for each context. Token 0 is the boundary: as
+an outcome it ends the string, and row 0 is the context a string begins in. S = Vⁿ⁻¹, and the context after token v ≠ 0
+in context s is (v + V s) mod S: for a bigram, S = V, the token itself.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +16,8 @@ Array = NDArray[np.float64]
 
 
 def visits(p: ArrayLike) -> Array:
-    """N = (I - Tᵀ)⁻¹ e₀: how often a string from `p` is expected to be in each context, (S,);  T[s, s'] = p(v|s) where v leads to s'
+    """N = (I - Tᵀ)⁻¹ e₀: how often a string from `p` is expected to be in each context, (S,);  T[s, s'] = p(v|s) where
+    v leads to s'
 
     Raises `ValueError` where rows do not sum to 1, and where a string need not end (spectral radius of T not below 1).
 
@@ -30,7 +29,7 @@ def visits(p: ArrayLike) -> Array:
     _converges("a string of this model", "it need not end", T)
     start = np.zeros(len(p))
     start[0] = 1
-    return np.linalg.solve(np.eye(len(p)) - T.T, start)
+    return np.asarray(np.linalg.solve(np.eye(len(p)) - T.T, start), np.float64)
 
 
 def expected_length(p: ArrayLike) -> float:
@@ -53,19 +52,22 @@ def kl(p: ArrayLike, q: ArrayLike) -> float:
         raise ValueError(f"q has shape {q.shape}; expected that of p, {p.shape}")
     change = np.divide(q - p, p, out=np.zeros_like(p), where=p > 0)
     with np.errstate(divide="ignore"):
-        # Σ p (q/p - 1 - log q/p) + the mass q has where p has none: no term is negative, and q - p keeps its digits where they are close
+        # Σ p (q/p - 1 - log q/p) + the mass q has where p has none: no term is negative, and q - p keeps its digits
+        # where they are close
         rows = (p * (change - np.log1p(change))).sum(axis=1) + np.where(p > 0, 0, q).sum(axis=1)
     return float(visits(p) @ rows)
 
 
 def optimum(ref: ArrayLike, reward: ArrayLike, beta: float) -> tuple[Array, float]:
-    """π* ∝ ref(y) e^{r(y)/β} over all strings, for a reward that is a sum over tokens, r(y) = Σₜ ρ(cₜ, yₜ): (table of π*, log Z)
+    """π* ∝ ref(y) e^{r(y)/β} over all strings, for a reward that is a sum over tokens, r(y) = Σₜ ρ(cₜ, yₜ): (table of
+    π*, log Z)
 
-    With A = ref e^{ρ/β}, the partition function of what follows context s solves v = A_T v + A_eos, a linear equation, and
-    π*(v|s) = A(v|s) v(s')/v(s): again an n-gram of the same order (soft Bellman, Doob's h-transform). log Z = log v(0).
-    Rafailov et al. 2024, arXiv:2404.12358, give the token-level identity.
+    With A = ref e^{ρ/β}, the partition function of what follows context s solves v = A_T v + A_eos, a linear equation,
+    and π*(v|s) = A(v|s) v(s')/v(s): again an n-gram of the same order (soft Bellman, Doob's h-transform). log Z = log
+    v(0). Rafailov et al. 2024, arXiv:2404.12358, give the token-level identity.
 
-    Raises `ValueError` where Z diverges (spectral radius of A_T not below 1), where shapes do not fit and where β is not above 0.
+    Raises `ValueError` where Z diverges (spectral radius of A_T not below 1), where shapes do not fit and where β is
+    not above 0.
 
     >>> table, log_z = optimum([[0.5, 0.5], [0.5, 0.5]], [[0.0, -1.0], [0.0, -1.0]], beta=1.0)
     >>> table.round(6).tolist(), round(log_z, 6)
@@ -88,7 +90,7 @@ def optimum(ref: ArrayLike, reward: ArrayLike, beta: float) -> tuple[Array, floa
 
 def _next(table: Array) -> NDArray[np.intp]:
     S, V = table.shape
-    return (np.arange(V) + V * np.arange(S)[:, None]) % S
+    return np.asarray((np.arange(V) + V * np.arange(S)[:, None]) % S, np.intp)
 
 
 def _transitions(table: Array) -> Array:
@@ -100,11 +102,14 @@ def _transitions(table: Array) -> Array:
 def _converges(what: str, why: str, T: Array) -> None:
     radius = float(abs(np.linalg.eigvals(T)).max())
     if not radius < 1:
-        raise ValueError(f"{what} has a divergent sum, {why}: the spectral radius of its transitions is {radius:.6g}; expected below 1")
+        raise ValueError(
+            f"{what} has a divergent sum, {why}: the spectral radius of its transitions is {radius:.6g}; "
+            "expected below 1"
+        )
 
 
-def _table(name: str, table: Any) -> Array:
-    table = np.asarray(table, float)
+def _table(name: str, rows: ArrayLike) -> Array:
+    table: Array = np.asarray(rows, np.float64)
     if table.ndim != 2 or table.shape[1] < 2 or table.shape[0] not in {table.shape[1] ** n for n in range(64)}:
         raise ValueError(f"{name} has shape {table.shape}; expected (S, V) with S a power of V, a row for each context")
     off = abs(table.sum(axis=1) - 1)

@@ -17,8 +17,8 @@ __all__ = ["boltzmann", "implied_reward", "kl", "log_boltzmann", "log_partition"
 def log_partition(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
     """log Z = log Σ_y π_ref(y) e^{r(y)/β}, shape (...)
 
-    ref, reward (..., K). Rafailov et al. 2023, arXiv:2305.18290, eq. 4. Raises `ValueError` where ref is no distribution, a reward is
-    not finite or β is not above 0.
+    ref, reward (..., K). Rafailov et al. 2023, arXiv:2305.18290, eq. 4. Raises `ValueError` where ref is no
+    distribution, a reward is not finite or β is not above 0.
 
     >>> float(log_partition([1/3, 1/3, 1/3], [1.0, 0.0, -1.0], beta=1.0))
     0.30899367...
@@ -30,7 +30,8 @@ def log_partition(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
 def log_boltzmann(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
     """log π*(y) = log π_ref(y) + r(y)/β - log Z; -inf where the reference has no mass"""
     tilted, ref = _tilt(ref, reward, beta)
-    tilted = tilted - tilted.max(axis=-1, keepdims=True)  # before the sum, not after: an ulp of a large log Z would denormalize
+    # before the sum, not after: an ulp of a large log Z would denormalize
+    tilted = tilted - tilted.max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore"):
         return tilted + np.log(ref) - logsumexp(tilted, b=ref, axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
@@ -43,7 +44,7 @@ def boltzmann(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
     >>> boltzmann([1/3, 1/3, 1/3], [1.0, 0.0, -1.0], beta=0.5).round(8)
     array([0.86681333, 0.11731043, 0.01587624])
     """
-    return np.exp(log_boltzmann(ref, reward, beta))  # type: ignore[no-any-return]
+    return np.exp(log_boltzmann(ref, reward, beta))
 
 
 def kl(p: ArrayLike, q: ArrayLike) -> Array:
@@ -84,8 +85,8 @@ def optimal_value(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
 def implied_reward(pi: ArrayLike, ref: ArrayLike, beta: float, log_z: ArrayLike = 0.0) -> Array:
     """r(y) = β log(π(y)/π_ref(y)) + β log Z: the reward that π is optimal for, known up to a constant a prompt
 
-    log_z (...) fixes the constant. Rafailov et al. 2023, arXiv:2305.18290, eq. 5. -inf where π has no mass and the reference has.
-    Raises `ValueError` where the reference has no mass and π has: no reward makes that optimal.
+    log_z (...) fixes the constant. Rafailov et al. 2023, arXiv:2305.18290, eq. 5. -inf where π has no mass and the
+    reference has. Raises `ValueError` where the reference has no mass and π has: no reward makes that optimal.
 
     >>> implied_reward([0.75, 0.25], [0.5, 0.5], beta=1.0).round(6)
     array([ 0.405465, -0.693147])
@@ -99,6 +100,8 @@ def implied_reward(pi: ArrayLike, ref: ArrayLike, beta: float, log_z: ArrayLike 
 
 
 def _tilt(ref: ArrayLike, reward: ArrayLike, beta: float) -> tuple[Array, Array]:
-    """r/β and the weights it is summed with: where the reference has no mass, the reward does not matter, however large."""
+    """r/β and the weights it is summed with: where the reference has no mass, the reward does not matter, however
+    large.
+    """
     ref, reward = np.broadcast_arrays(distribution("ref", ref), finite("reward", reward))
     return np.where(ref > 0, reward / positive("beta", beta), 0), ref

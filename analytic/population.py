@@ -1,8 +1,8 @@
 """DPO on the exact population, for a table: log-ratios u of K responses, and how often each beat each.
 
-wins (..., K, K): entry [i, j] is the weight of comparisons in which i was preferred to j; a symmetric pair weight W and a preference
-probability P give wins = W P. With u = log π - log π_ref the loss sees differences of u only, and those are differences of logits, so
-gradient and Hessian in u are those in the logits of a softmax over whole responses.
+wins (..., K, K): entry [i, j] is the weight of comparisons in which i was preferred to j; a symmetric pair weight W and
+a preference probability P give wins = W P. With u = log π - log π_ref the loss sees differences of u only, and those
+are differences of logits, so gradient and Hessian in u are those in the logits of a softmax over whole responses.
 """
 
 from __future__ import annotations
@@ -16,13 +16,25 @@ from scipy.special import expit, log_expit
 
 from ._checks import Array, distribution, finite, positive
 
-__all__ = ["Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "linear_rate", "newton", "objective", "policy"]
+__all__ = [
+    "Rate",
+    "bradley_terry_wins",
+    "entropy",
+    "gradient",
+    "hessian",
+    "linear_rate",
+    "newton",
+    "objective",
+    "policy",
+]
 
 
 def bradley_terry_wins(reward: ArrayLike, weight: ArrayLike | None = None) -> Array:
-    """wins[i, j] = W[i, j] σ(rᵢ - rⱼ), summing to 1: an annotator of rewards r (..., K) who meets the pair i, j with weight W[i, j]
+    """wins[i, j] = W[i, j] σ(rᵢ - rⱼ), summing to 1: an annotator of rewards r (..., K) who meets the pair i, j with
+    weight W[i, j]
 
-    W (..., K, K) is symmetric and non-negative, uniform over distinct pairs by default; its diagonal is ignored. Bradley & Terry 1952.
+    W (..., K, K) is symmetric and non-negative, uniform over distinct pairs by default; its diagonal is ignored.
+    Bradley & Terry 1952.
 
     >>> bradley_terry_wins([np.log(3.0), 0.0])
     array([[0.  , 0.75],
@@ -65,10 +77,11 @@ def gradient(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
 
 
 def hessian(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
-    """H = β² × the Laplacian of the graph with edge weights Wᵢⱼ σ(m) σ(-m), W = wins + winsᵀ, m = β (uᵢ - uⱼ); shape (..., K, K)
+    """H = β² × the Laplacian of the graph with edge weights Wᵢⱼ σ(m) σ(-m), W = wins + winsᵀ, m = β (uᵢ - uⱼ); shape
+    (..., K, K)
 
-    Positive semidefinite: convex in the logits of whole responses. Its null vectors are constants, one for each connected component of
-    the comparisons.
+    Positive semidefinite: convex in the logits of whole responses. Its null vectors are constants, one for each
+    connected component of the comparisons.
 
     >>> hessian([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=1.0)
     array([[ 0.25, -0.25],
@@ -84,10 +97,11 @@ def hessian(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
 def newton(wins: ArrayLike, beta: float, steps: int = 100) -> Array:
     """The minimizer of `objective`, (K,), with mean 0; Newton's method with halving, from u = 0
 
-    Bradley-Terry labels of reward r give u = r/β up to a constant, so that π_ref eᵘ/Z is π*; other labels give the best fit.
+    Bradley-Terry labels of reward r give u = r/β up to a constant, so that π_ref eᵘ/Z is π*; other labels give the best
+    fit.
 
-    Raises `ValueError` where the minimum is not attained (Ford 1957): some responses never lose to the others, and the loss falls as
-    those rise without end; the sentence names them.
+    Raises `ValueError` where the minimum is not attained (Ford 1957): some responses never lose to the others, and the
+    loss falls as those rise without end; the sentence names them.
 
     >>> newton(bradley_terry_wins([1.0, 0.0, -1.0]), beta=0.5).round(12)
     array([ 2.,  0., -2.])
@@ -99,9 +113,12 @@ def newton(wins: ArrayLike, beta: float, steps: int = 100) -> Array:
     beat = (wins > 0) & ~np.eye(len(wins), dtype=bool)
     parts, label = connected_components(beat, connection="strong")
     if parts > 1:
-        lost = [beat[np.ix_(label != part, label == part)].any() for part in range(parts)]
+        lost = [bool(beat[np.ix_(label != part, label == part)].any()) for part in range(parts)]
         who = np.flatnonzero(label == lost.index(False)).tolist()
-        raise ValueError(f"wins has no minimizer: responses {who} never lose to the others; expected each to be beaten, directly or through others")
+        raise ValueError(
+            f"wins has no minimizer: responses {who} never lose to the others; expected each to be beaten, "
+            "directly or through others"
+        )
     K, now = len(u), objective(u, wins, beta)
     for _ in range(steps):
         step = -np.linalg.solve(hessian(u, wins, beta) + beta**2 * wins.sum() / K**2, gradient(u, wins, beta))
@@ -109,7 +126,8 @@ def newton(wins: ArrayLike, beta: float, steps: int = 100) -> Array:
         size = 1.0
         while size > 1e-8 and objective(u + size * step, wins, beta) > now + 1e-4 * size * slope:
             size /= 2
-        moved = u + size * step if size > 1e-8 else u + step  # at the bottom the value rounds, the gradient still points
+        # at the bottom the value rounds, and the gradient still points
+        moved = u + size * step if size > 1e-8 else u + step
         moved -= moved.mean()
         settled = abs(moved - u).max() <= 4 * np.finfo(float).eps * max(1, abs(u).max())
         u, now = moved, objective(moved, wins, beta)
@@ -144,7 +162,9 @@ def entropy(wins: ArrayLike) -> Array:
 
 
 class Rate(NamedTuple):
-    """Of plain gradient descent near a minimum: `best_step` multiplies the error by `factor` a step; from `limit` on it diverges."""
+    """Of plain gradient descent near a minimum: `best_step` multiplies the error by `factor` a step; from `limit` on it
+    diverges.
+    """
 
     factor: float
     best_step: float
@@ -158,10 +178,11 @@ class Rate(NamedTuple):
 
 
 def linear_rate(hessian: ArrayLike) -> Rate:
-    """factor = (λ_max - λ_min)/(λ_max + λ_min), best step 2/(λ_min + λ_max), limit 2/λ_max; λ_min the least eigenvalue above 0
+    """factor = (λ_max - λ_min)/(λ_max + λ_min), best step 2/(λ_min + λ_max), limit 2/λ_max; λ_min the least eigenvalue
+    above 0
 
-    For a connected comparison graph λ_min is the Fiedler value λ₂. Eigenvalues below 1e-12 λ_max count as 0: the directions that no
-    comparison sees, which descent leaves alone.
+    For a connected comparison graph λ_min is the Fiedler value λ₂. Eigenvalues below 1e-12 λ_max count as 0: the
+    directions that no comparison sees, which descent leaves alone.
 
     >>> linear_rate([[0.25, -0.25], [-0.25, 0.25]])
     Rate(factor=0.0, best_step=2.0, limit=4.0, slowest=0.5, fastest=0.5)
@@ -181,7 +202,9 @@ def _margins(u: Array) -> Array:
 def _given(u: ArrayLike, wins: ArrayLike) -> tuple[Array, Array]:
     u, wins = finite("u", u), finite("wins", wins)
     if wins.ndim < 2 or wins.shape[-1] != wins.shape[-2] or wins.shape[-1] != u.shape[-1] or u.shape[-1] < 2:
-        raise ValueError(f"wins has shape {wins.shape} and u {u.shape}; expected (..., K, K) and (..., K) with K at least 2")
+        raise ValueError(
+            f"wins has shape {wins.shape} and u {u.shape}; expected (..., K, K) and (..., K) with K at least 2"
+        )
     if (wins < 0).any():
         raise ValueError(f"wins holds {wins.min()}; expected weights, at least 0")
     return u, wins

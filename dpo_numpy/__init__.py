@@ -4,7 +4,7 @@
 
     policy.py       what a policy owes; sample, enumerate, exact KL        toy_models has the policies
     readings.py     logits to log-probs and back                           numerics.py   overflow and cancellation
-    scores.py       log-ratio, mean log-prob ...                           links.py      kernels with their slopes, lifts
+    scores.py       log-ratio, mean log-prob ...                           links.py      kernels and slopes, lifts
     losses.py       LOSSES, by name                                        gradient.py   the chain rule
     preferences.py  Responses, Preferences                                 data          preference files, tokenizers
     optim.py        sgd, momentum, adam, clip                              training.py   train, a generator
@@ -36,16 +36,39 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .check import check_gradient, complex_step, finite_difference
-    from .data import Bytes, Examples, Words, load, to_preferences
-    from .gradient import compare, read, scores_matrix, value_and_grad
-    from .losses import LOSSES, Loss
-    from .metrics import accuracy_interval, preference_metrics
-    from .optim import Optimizer, adam, clip, global_norm, momentum, sgd
-    from .policy import Policy, enumerate_responses, exact_kl, sample
-    from .preferences import Preferences, Responses
-    from .readings import sequence_kl, sequence_logp, token_logp
-    from .training import Step, train
+    from .check import check_gradient as check_gradient
+    from .check import complex_step as complex_step
+    from .check import finite_difference as finite_difference
+    from .data import Bytes as Bytes
+    from .data import Examples as Examples
+    from .data import Words as Words
+    from .data import load as load
+    from .data import to_preferences as to_preferences
+    from .gradient import compare as compare
+    from .gradient import read as read
+    from .gradient import scores_matrix as scores_matrix
+    from .gradient import value_and_grad as value_and_grad
+    from .losses import LOSSES as LOSSES
+    from .losses import Loss as Loss
+    from .metrics import accuracy_interval as accuracy_interval
+    from .metrics import preference_metrics as preference_metrics
+    from .optim import Optimizer as Optimizer
+    from .optim import adam as adam
+    from .optim import clip as clip
+    from .optim import global_norm as global_norm
+    from .optim import momentum as momentum
+    from .optim import sgd as sgd
+    from .policy import Policy as Policy
+    from .policy import enumerate_responses as enumerate_responses
+    from .policy import exact_kl as exact_kl
+    from .policy import sample as sample
+    from .preferences import Preferences as Preferences
+    from .preferences import Responses as Responses
+    from .readings import sequence_kl as sequence_kl
+    from .readings import sequence_logp as sequence_logp
+    from .readings import token_logp as token_logp
+    from .training import Step as Step
+    from .training import train as train
 
 
 def __getattr__(name: str) -> Any:

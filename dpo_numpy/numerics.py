@@ -36,7 +36,7 @@ def sigmoid(z: Array) -> Array:
     """
     negative = z.real < 0
     e = np.exp(np.where(negative, z, -z))
-    return np.where(negative, e, 1) / (1 + e)
+    return np.asarray(np.where(negative, e, 1) / (1 + e))
 
 
 def exp_minus_1_minus(d: Array) -> Array:
@@ -100,4 +100,4 @@ def log_softmax(logits: Array) -> Array:
     """
     top, rest = log_normalizer(np.array(logits))
     lead = (*logits.shape[:-1], 1)
-    return (logits - top.reshape(lead)) - rest.reshape(lead)  # type: ignore[no-any-return]
+    return (logits - top.reshape(lead)) - rest.reshape(lead)

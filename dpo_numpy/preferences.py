@@ -137,7 +137,7 @@ class Preferences:
 
     responses: Responses
     index: Array
-    weight: Array | None = None
+    weight: Array = None  # type: ignore[assignment]  # an array from __post_init__ on
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -191,8 +191,8 @@ class Preferences:
                 if not len(response):
                     raise ValueError(f"response {k} of row {b} is empty; expected at least its end-of-string token")
                 index[b, k] = seen.setdefault((tuple(prompt), tuple(response)), len(seen))
-        built = cls(pad(seen), index, None if weight is None else np.asarray(weight),
-                    {name: np.asarray(fact) for name, fact in facts.items()})
+        told = {name: np.asarray(fact) for name, fact in facts.items()}
+        built = cls(pad(seen), index, facts=told) if weight is None else cls(pad(seen), index, np.asarray(weight), told)
         ordered = np.sort(index, axis=1)
         twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
         if twice.any():
@@ -238,11 +238,11 @@ class Preferences:
     def slice(self, rows: Array) -> Preferences:
         """Some of the comparisons with the weights they have here: parts add up to the whole."""
         facts = {name: fact if np.ndim(fact) == 0 else fact[rows] for name, fact in self.facts.items()}
-        return Preferences(self.responses, self.index[rows], self._weight[rows], facts)
+        return Preferences(self.responses, self.index[rows], self.weight[rows], facts)
 
     def scaled(self, factor: float) -> Preferences:
         """The same comparisons, every weight times `factor`."""
-        return replace(self, weight=self._weight * factor)
+        return replace(self, weight=self.weight * factor)
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[Preferences]:
         """Shuffled batches of `size`, epoch after epoch, without end.
@@ -261,10 +261,6 @@ class Preferences:
         for start in range(0, len(self), size):
             rows = order[start:start + size]
             yield self.slice(rows).scaled(len(self) / len(rows))
-
-    @property
-    def _weight(self) -> Array:
-        return np.asarray(self.weight)
 
 
 def pad(rows: Iterable[tuple[Sequence[int], Sequence[int]]], dtype: Any = np.int64) -> Responses:

@@ -20,7 +20,9 @@ def strings(vocab, longest):
 
 
 def along(table, y, order=2):
-    """The table's entries met by a string, its end included, the context kept as a tuple: no state arithmetic is shared."""
+    """The table's entries met by a string, its end included, the context kept as a tuple: no state arithmetic is
+    shared.
+    """
     context, met = (0,) * (order - 1), []
     for v in (*y, 0):
         row = sum(c * table.shape[1] ** j for j, c in enumerate(reversed(context)))
@@ -105,22 +107,37 @@ def test_a_reward_per_token_has_a_critical_beta():
     per_token = np.where(np.arange(3) > 0, 1.0, 0.0) * np.ones((3, 1))
     critical = 1 / -np.log(max(abs(np.linalg.eigvals(P[1:, 1:]))))
     ngram.optimum(P, per_token, critical * 1.001)
-    with pytest.raises(ValueError, match="Z at beta = .* has a divergent sum, no optimum exists: the spectral radius of its transitions is 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"Z at beta = .* has a divergent sum, no optimum exists: the spectral radius of its transitions is 1",
+    ):
         ngram.optimum(P, per_token, critical * 0.999)
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: ngram.visits([[0.0, 1.0], [0.0, 1.0]]), "it need not end: the spectral radius of its transitions is 1; expected below 1"),
-    (lambda: ngram.visits([[0.2, 0.9], [0.5, 0.5]]), r"p has row 0 = \[0.2, 0.9\]; expected probabilities that sum to 1"),
-    (lambda: ngram.visits([[0.5, 0.5], [1.5, -0.5]]), r"p has row 1 = \[1.5, -0.5\]; expected probabilities that sum to 1"),
-    (lambda: ngram.visits(np.full((5, 2), 0.5)), r"p has shape \(5, 2\); expected \(S, V\) with S a power of V"),
-    (lambda: ngram.visits([[np.nan, 1.0], [0.5, 0.5]]), "p has row 0 = .*expected probabilities"),
-    (lambda: ngram.kl(P, [[0.5, 0.5], [0.5, 0.5]]), r"q has shape \(2, 2\); expected that of p, \(3, 3\)"),
-    (lambda: ngram.optimum(P, REWARD[:2], 1.0), r"reward has shape \(2, 3\)"),
-    (lambda: ngram.optimum(P, REWARD * np.nan, 1.0), "reward .* expected finite numbers"),
-    (lambda: ngram.optimum(P, REWARD, 0.0), "beta is 0.0; expected a finite number above 0"),
-    (lambda: ngram.optimum(P, REWARD, 1e-4), r"beta is 0.0001: exp\(reward/beta\) overflows at reward 0.5"),
-])
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: ngram.visits([[0.0, 1.0], [0.0, 1.0]]),
+            "it need not end: the spectral radius of its transitions is 1; expected below 1",
+        ),
+        (
+            lambda: ngram.visits([[0.2, 0.9], [0.5, 0.5]]),
+            r"p has row 0 = \[0.2, 0.9\]; expected probabilities that sum to 1",
+        ),
+        (
+            lambda: ngram.visits([[0.5, 0.5], [1.5, -0.5]]),
+            r"p has row 1 = \[1.5, -0.5\]; expected probabilities that sum to 1",
+        ),
+        (lambda: ngram.visits(np.full((5, 2), 0.5)), r"p has shape \(5, 2\); expected \(S, V\) with S a power of V"),
+        (lambda: ngram.visits([[np.nan, 1.0], [0.5, 0.5]]), "p has row 0 = .*expected probabilities"),
+        (lambda: ngram.kl(P, [[0.5, 0.5], [0.5, 0.5]]), r"q has shape \(2, 2\); expected that of p, \(3, 3\)"),
+        (lambda: ngram.optimum(P, REWARD[:2], 1.0), r"reward has shape \(2, 3\)"),
+        (lambda: ngram.optimum(P, REWARD * np.nan, 1.0), "reward .* expected finite numbers"),
+        (lambda: ngram.optimum(P, REWARD, 0.0), "beta is 0.0; expected a finite number above 0"),
+        (lambda: ngram.optimum(P, REWARD, 1e-4), r"beta is 0.0001: exp\(reward/beta\) overflows at reward 0.5"),
+    ],
+)
 def test_bad_input_is_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

@@ -16,8 +16,8 @@ def test_descent_on_the_exact_population_reaches_the_boltzmann_policy_at_the_pre
     assert run.loss == pytest.approx(run.floor, abs=1e-12)
 
 
-def test_a_wrong_gradient_sign_does_not_get_there():
-    assert demo.convergence(steps=100, lr=0.2).kl[-1] > 1e-3  # the same descent stopped early: the bound above is not vacuous
+def test_the_same_descent_stopped_early_is_not_there_yet():
+    assert demo.convergence(steps=100, lr=0.2).kl[-1] > 1e-3
 
 
 def test_the_gradient_of_a_step_meets_complex_steps_to_rounding():

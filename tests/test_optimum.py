@@ -1,4 +1,6 @@
-"""analytic.optimum: golden values and naive sums in mpmath, identities, and a numerical maximizer that knows nothing of Boltzmann."""
+"""analytic.optimum: golden values and naive sums in mpmath, identities, and a numerical maximizer that knows nothing of
+Boltzmann.
+"""
 
 import numpy as np
 import pytest
@@ -24,15 +26,20 @@ def softmax(x):
 def exact(ref, reward, beta):
     """π* and log Z by the definition, 60 digits; inputs are the binary numbers they are."""
     with mp.workdps(60):
-        weights = [mp.mpf(float(p)) * mp.exp(mp.mpf(float(r)) / mp.mpf(float(beta))) for p, r in zip(ref, reward, strict=True)]
+        weights = [
+            mp.mpf(float(p)) * mp.exp(mp.mpf(float(r)) / mp.mpf(float(beta))) for p, r in zip(ref, reward, strict=True)
+        ]
         return np.array([float(w / sum(weights)) for w in weights]), float(mp.log(sum(weights)))
 
 
-@pytest.mark.parametrize(("beta", "policy", "log_z"), [
-    (0.5, (0.86681333, 0.11731043, 0.01587624), 1.0443193398),
-    (1.0, (0.66524096, 0.24472847, 0.09003057), 0.3089936758),
-    (2.0, (0.50648039, 0.30719589, 0.18632372), 0.0816573820),
-])
+@pytest.mark.parametrize(
+    ("beta", "policy", "log_z"),
+    [
+        (0.5, (0.86681333, 0.11731043, 0.01587624), 1.0443193398),
+        (1.0, (0.66524096, 0.24472847, 0.09003057), 0.3089936758),
+        (2.0, (0.50648039, 0.30719589, 0.18632372), 0.0816573820),
+    ],
+)
 def test_three_responses_of_reward_1_0_minus_1(beta, policy, log_z):
     ref, reward = np.full(3, 1 / 3), [1.0, 0.0, -1.0]
     assert_allclose(optimum.boltzmann(ref, reward, beta), policy, atol=5e-9)
@@ -67,8 +74,12 @@ def test_every_policy_falls_short_by_beta_times_its_divergence(a, b, reward, bet
     ref, pi = softmax(a), softmax(b)
     star = optimum.boltzmann(ref, reward, beta)
     scale = abs(reward).max() + beta * 40  # the terms that the identity adds up
-    assert_allclose(optimum.value(pi, ref, reward, beta), optimum.optimal_value(ref, reward, beta) - beta * optimum.kl(pi, star),
-                    atol=1e-14 * scale, rtol=0)
+    assert_allclose(
+        optimum.value(pi, ref, reward, beta),
+        optimum.optimal_value(ref, reward, beta) - beta * optimum.kl(pi, star),
+        atol=1e-14 * scale,
+        rtol=0,
+    )
 
 
 @given(logits, logits, betas, st.floats(-50, 50))
@@ -83,7 +94,11 @@ def test_the_reward_is_in_the_log_ratio(a, reward, beta):
     ref = softmax(a)
     star, log_z = optimum.boltzmann(ref, reward, beta), optimum.log_partition(ref, reward, beta)
     if star.min() > 1e-300:
-        assert_allclose(optimum.implied_reward(star, ref, beta, log_z), reward, atol=1e-13 * beta * (1 + abs(reward).max() / beta) * 50)
+        assert_allclose(
+            optimum.implied_reward(star, ref, beta, log_z),
+            reward,
+            atol=1e-13 * beta * (1 + abs(reward).max() / beta) * 50,
+        )
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 4.0])
@@ -139,18 +154,27 @@ def test_leading_axes_are_problems_of_their_own(rng):
     assert optimum.implied_reward(star, ref, 0.7, log_z) == pytest.approx(reward, abs=1e-12)
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: optimum.boltzmann([0.5, 0.6], [0, 0], 1.0), r"ref has a row \[0.5, 0.6\] that sums to 1.1.*; expected probabilities"),
-    (lambda: optimum.boltzmann([[0.5, 0.5], [-0.5, 1.5]], [0, 0], 1.0), r"ref has a row \[-0.5, 1.5\]"),
-    (lambda: optimum.boltzmann([0.5, np.nan], [0, 0], 1.0), r"ref has a row \[0.5, nan\]"),
-    (lambda: optimum.boltzmann([1.0], [0.0], 1.0), r"ref has shape \(1,\); expected \(\.\.\., K\) with at least two"),
-    (lambda: optimum.boltzmann([0.5, 0.5], [0, np.inf], 1.0), "reward holds inf; expected finite numbers"),
-    (lambda: optimum.boltzmann([0.5, 0.5], [0, 1], 0.0), "beta is 0.0; expected a finite number above 0"),
-    (lambda: optimum.log_partition([0.5, 0.5], [0, 1], np.nan), "beta is nan; expected"),
-    (lambda: optimum.kl([0.5, 0.5], [0.5, 0.4]), r"q has a row \[0.5, 0.4\]"),
-    (lambda: optimum.value([0.9, 0.2], [0.5, 0.5], [0, 1], 1.0), "pi has a row"),
-    (lambda: optimum.implied_reward([0.5, 0.5], [1.0, 0.0], 1.0), "pi has mass where ref has none"),
-])
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: optimum.boltzmann([0.5, 0.6], [0, 0], 1.0),
+            r"ref has a row \[0.5, 0.6\] that sums to 1.1.*; expected probabilities",
+        ),
+        (lambda: optimum.boltzmann([[0.5, 0.5], [-0.5, 1.5]], [0, 0], 1.0), r"ref has a row \[-0.5, 1.5\]"),
+        (lambda: optimum.boltzmann([0.5, np.nan], [0, 0], 1.0), r"ref has a row \[0.5, nan\]"),
+        (
+            lambda: optimum.boltzmann([1.0], [0.0], 1.0),
+            r"ref has shape \(1,\); expected \(\.\.\., K\) with at least two",
+        ),
+        (lambda: optimum.boltzmann([0.5, 0.5], [0, np.inf], 1.0), "reward holds inf; expected finite numbers"),
+        (lambda: optimum.boltzmann([0.5, 0.5], [0, 1], 0.0), "beta is 0.0; expected a finite number above 0"),
+        (lambda: optimum.log_partition([0.5, 0.5], [0, 1], np.nan), "beta is nan; expected"),
+        (lambda: optimum.kl([0.5, 0.5], [0.5, 0.4]), r"q has a row \[0.5, 0.4\]"),
+        (lambda: optimum.value([0.9, 0.2], [0.5, 0.5], [0, 1], 1.0), "pi has a row"),
+        (lambda: optimum.implied_reward([0.5, 0.5], [1.0, 0.0], 1.0), "pi has mass where ref has none"),
+    ],
+)
 def test_bad_input_is_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

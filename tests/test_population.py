@@ -17,8 +17,12 @@ weights = arrays(float, (K, K), elements=st.floats(0, 1))
 
 def naive(u, wins, beta):
     with mp.workdps(60):
-        return -sum(mp.mpf(float(wins[i, j])) * mp.log(1 / (1 + mp.exp(-mp.mpf(float(beta)) * (mp.mpf(float(u[i])) - mp.mpf(float(u[j]))))))
-                    for i in range(len(u)) for j in range(len(u)))
+        return -sum(
+            mp.mpf(float(wins[i, j]))
+            * mp.log(1 / (1 + mp.exp(-mp.mpf(float(beta)) * (mp.mpf(float(u[i])) - mp.mpf(float(u[j]))))))
+            for i in range(len(u))
+            for j in range(len(u))
+        )
 
 
 def differences(f, x, h):
@@ -43,7 +47,10 @@ def test_gradient_and_hessian_against_differences(rng):
         with mp.workdps(60):
             slope = differences(lambda x, wins=wins, beta=beta: naive(x, wins, beta), u, 2.0**-20)
         assert_allclose(population.gradient(u, wins, beta), slope, atol=1e-11)  # h² f''' = 1e-12 f'''
-        bend = [(population.gradient(u + e, wins, beta) - population.gradient(u - e, wins, beta)) / 2e-4 for e in 1e-4 * np.eye(K)]
+        bend = [
+            (population.gradient(u + e, wins, beta) - population.gradient(u - e, wins, beta)) / 2e-4
+            for e in 1e-4 * np.eye(K)
+        ]
         assert_allclose(population.hessian(u, wins, beta), bend, atol=2e-8)  # h² f⁗/6 and eps/h
 
 
@@ -54,7 +61,9 @@ def test_the_objective_is_convex_and_blind_to_constants(u, wins, beta):
     assert_allclose(H @ np.ones(K), 0, atol=1e-14)
     assert np.linalg.eigvalsh(H).min() >= -1e-14
     assert_allclose(population.gradient(u, wins, beta).sum(), 0, atol=1e-14)
-    assert_allclose(population.objective(u + 7, wins, beta), population.objective(u, wins, beta), rtol=1e-12, atol=1e-13)
+    assert_allclose(
+        population.objective(u + 7, wins, beta), population.objective(u, wins, beta), rtol=1e-12, atol=1e-13
+    )
 
 
 def chain(k):
@@ -96,7 +105,9 @@ def test_no_minimizer_where_some_never_lose_and_one_where_each_is_beaten():
     with pytest.raises(ValueError, match=r"responses \[.*\] never lose"):
         population.newton(apart, 1.0)
     u = population.newton(np.array([[0, 2, 1], [1, 0, 1], [1, 1, 0.0]]), 1.0)
-    assert_allclose(u, [0.25435063, -0.25435063, 0], atol=5e-9)  # the published example of Bradley-Terry's maximum likelihood
+    assert_allclose(
+        u, [0.25435063, -0.25435063, 0], atol=5e-9
+    )  # the published example of Bradley-Terry's maximum likelihood
     assert_allclose(population.newton(np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0.0]]), 1.0), 0, atol=1e-15)
 
 
@@ -107,8 +118,12 @@ def cliques():
     return W
 
 
-GRAPHS = {"path": chain(6), "star": np.pad(np.ones((1, 5)), ((0, 5), (1, 0))) + np.pad(np.ones((1, 5)), ((0, 5), (1, 0))).T,
-          "two cliques and a bridge": cliques(), "complete": np.ones((6, 6))}
+GRAPHS = {
+    "path": chain(6),
+    "star": np.pad(np.ones((1, 5)), ((0, 5), (1, 0))) + np.pad(np.ones((1, 5)), ((0, 5), (1, 0))).T,
+    "two cliques and a bridge": cliques(),
+    "complete": np.ones((6, 6)),
+}
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -165,16 +180,25 @@ def test_margins_far_out_cost_what_they_should():
     assert_allclose(population.gradient(-u, [[0, 1], [0, 0]], 1.0), [-1, 1])
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: population.objective([0, 0], np.ones((3, 3)), 1.0), r"wins has shape \(3, 3\) and u \(2,\); expected"),
-    (lambda: population.objective([0, 0], [[0, -1], [1, 0]], 1.0), "wins holds -1.0; expected weights, at least 0"),
-    (lambda: population.objective([0, np.nan], np.ones((2, 2)), 1.0), "u holds nan; expected finite numbers"),
-    (lambda: population.gradient([0, 0], np.ones((2, 2)), -1.0), "beta is -1.0; expected a finite number above 0"),
-    (lambda: population.newton(np.ones((2, 3, 3)), 1.0), r"wins has shape \(2, 3, 3\)"),
-    (lambda: population.bradley_terry_wins([0, 1], [[0, 1], [2, 0]]), r"weight has shape \(2, 2\); expected .* symmetric"),
-    (lambda: population.bradley_terry_wins([0, 1], np.zeros((2, 2))), "weight leaves no pair"),
-    (lambda: population.linear_rate(np.zeros((2, 2))), "hessian has the largest eigenvalue 0.0; expected one above 0"),
-])
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: population.objective([0, 0], np.ones((3, 3)), 1.0), r"wins has shape \(3, 3\) and u \(2,\); expected"),
+        (lambda: population.objective([0, 0], [[0, -1], [1, 0]], 1.0), "wins holds -1.0; expected weights, at least 0"),
+        (lambda: population.objective([0, np.nan], np.ones((2, 2)), 1.0), "u holds nan; expected finite numbers"),
+        (lambda: population.gradient([0, 0], np.ones((2, 2)), -1.0), "beta is -1.0; expected a finite number above 0"),
+        (lambda: population.newton(np.ones((2, 3, 3)), 1.0), r"wins has shape \(2, 3, 3\)"),
+        (
+            lambda: population.bradley_terry_wins([0, 1], [[0, 1], [2, 0]]),
+            r"weight has shape \(2, 2\); expected .* symmetric",
+        ),
+        (lambda: population.bradley_terry_wins([0, 1], np.zeros((2, 2))), "weight leaves no pair"),
+        (
+            lambda: population.linear_rate(np.zeros((2, 2))),
+            "hessian has the largest eigenvalue 0.0; expected one above 0",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

@@ -20,7 +20,7 @@ def test_its_code_prints_what_it_shows():
 
 
 def test_it_names_every_loss():
-    section = README[README.index("`dn.LOSSES` holds"):README.index("each with its formula")]
+    section = README[README.index("`dn.LOSSES` holds") : README.index("each with its formula")]
     assert re.findall(r"`(\w+)`", section) == [*dn.LOSSES]
 
 

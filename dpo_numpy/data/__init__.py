@@ -38,11 +38,17 @@ class Examples:
         kept = len(next(iter(self.scored.values()))) if self.scored else len(self.rows)
         noun = "completions" if self.rows and self.rows[0].label is not None else "pairs"
         votes = sum(row.weight for row in self.rows)
-        lines = [f"format   {self.format}", f"kept     {kept:,} {noun}" + (f", {votes:,.0f} votes" if votes != len(self.rows) and self.rows else "")]
+        lines = [
+            f"format   {self.format}",
+            f"kept     {kept:,} {noun}" + (f", {votes:,.0f} votes" if votes != len(self.rows) and self.rows else ""),
+        ]
         if self.ties:
             tied = sum(row.weight for row in self.ties)
-            lines.append(f"ties     {len(self.ties):,} kept apart" + (f", {tied:,.0f} votes" if tied != len(self.ties) else "")
-                         + f" (the first: {self.ties[0].where})")
+            lines.append(
+                f"ties     {len(self.ties):,} kept apart"
+                + (f", {tied:,.0f} votes" if tied != len(self.ties) else "")
+                + f" (the first: {self.ties[0].where})"
+            )
         lines += [f"dropped  {len(where):,} {reason} (the first: {where[0]})" for reason, where in self.dropped.items()]
         return "\n".join(lines)
 
@@ -53,7 +59,8 @@ def load(path: str | Path, votes: str | Path | None = None, strict: bool = False
     votes  : the file of votes that belongs to a file of battles
     strict : rows that teach nothing (blank or identical responses, different prompts, ties) are errors, not dropped
 
-    Raises `ValueError`, one sentence naming file, row and key, on broken files, and where nothing is left to learn from.
+    Raises `ValueError`, one sentence naming file, row and key, on broken files, and where nothing is left to learn
+    from.
     """
     found = records(path)
     if not found:
@@ -64,7 +71,9 @@ def load(path: str | Path, votes: str | Path | None = None, strict: bool = False
         raise ValueError(f"{path}, {found[0][0]} {error}") from None
     if votes is not None:
         if form.name != "model battles with votes":
-            raise ValueError(f"votes were given, but {path} holds {form.name}; expected battles with result_x and result_y")
+            raise ValueError(
+                f"votes were given, but {path} holds {form.name}; expected battles with result_x and result_y"
+            )
         try:
             outcomes = list(battles_with_votes(found, records(votes), str(votes)))
         except ValueError as error:
@@ -99,9 +108,11 @@ def _sorted(path: str, name: str, outcomes: list[Outcome], strict: bool) -> Exam
 
 
 def to_preferences(rows: Iterable[Row], tokenizer: Tokenizer, dtype: Any = np.float64) -> Preferences:
-    """Rows as `Preferences`: tokens 0, prompt, 0, response, 0 (0 the boundary), masked on the response and its closing 0
+    """Rows as `Preferences`: tokens 0, prompt, 0, response, 0 (0 the boundary), masked on the response and its closing
+    0
 
-    Each distinct (prompt, response) stands once; weights are the rows', made to sum to 1; facts that every row has go along.
+    Each distinct (prompt, response) stands once; weights are the rows', made to sum to 1; facts that every row has go
+    along.
 
     Raises `ValueError` where there is no row, and where labelled and compared rows are mixed.
     """
@@ -111,7 +122,9 @@ def to_preferences(rows: Iterable[Row], tokenizer: Tokenizer, dtype: Any = np.fl
     if len({(len(row.responses), row.label is None) for row in rows}) > 1:
         raise ValueError("rows mix pairs and labelled completions; expected one kind")
     seen: dict[tuple[str, str], int] = {}
-    index = np.array([[seen.setdefault((row.prompt, response), len(seen)) for response in row.responses] for row in rows])
+    index = np.array(
+        [[seen.setdefault((row.prompt, response), len(seen)) for response in row.responses] for row in rows]
+    )
     prompts = {prompt: np.array([0, *tokenizer.encode(prompt), 0], np.int32) for prompt, _ in seen}
     responses = [np.array([*tokenizer.encode(response), 0], np.int32) for _, response in seen]
     width = max(len(prompts[prompt]) + len(response) for (prompt, _), response in zip(seen, responses, strict=True))

@@ -19,9 +19,9 @@ Record = dict[str, Any]
 def records(path: str | Path) -> list[tuple[str, Record]]:
     """[(where, record)]: the kind of file is told by its contents, gzip by its first bytes, never by the name alone.
 
-    Raises `ValueError`, one sentence that names the file and where it can the row: a missing file, a folder, no permission, a
-    truncated or damaged gzip, bytes that are not UTF-8, broken JSON, rows that are not objects, an empty file, Parquet without
-    pyarrow.
+    Raises `ValueError`, one sentence that names the file and where it can the row: a missing file, a folder, no
+    permission, a truncated or damaged gzip, bytes that are not UTF-8, broken JSON, rows that are not objects, an empty
+    file, Parquet without pyarrow.
     """
     path = Path(path)
     raw = _unzipped(path, _bytes(path))
@@ -65,14 +65,18 @@ def _text(path: Path, raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, row {row}: byte {error.start} ({raw[error.start]:#04x}) is not UTF-8; expected UTF-8 text") from None
+        raise ValueError(
+            f"{path}, row {row}: byte {error.start} ({raw[error.start]:#04x}) is not UTF-8; expected UTF-8 text"
+        ) from None
 
 
 def _loads(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ValueError(
+            f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
     except (RecursionError, ValueError):  # nested too deep; an integer of too many digits
         raise ValueError(f"{what} is not valid JSON: nested too deep, or a number too long") from None
 
@@ -103,7 +107,10 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, Record]]:
         for record in reader:
             row = reader.line_num
             if None in record or None in record.values():
-                raise ValueError(f"{path}, row {row} has another number of columns than the header; expected {len(reader.fieldnames or [])}")
+                raise ValueError(
+                    f"{path}, row {row} has another number of columns than the header; expected "
+                    f"{len(reader.fieldnames or [])}"
+                )
             yield f"row {row}", record
     except csv.Error as error:
         raise ValueError(f"{path}, near row {reader.line_num + 1} is not valid CSV: {error}") from None
@@ -113,7 +120,9 @@ def _parquet(path: Path) -> list[tuple[str, Record]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ValueError(f"{path} is a Parquet file; reading it needs pyarrow: pip install 'dpo-numpy[parquet]'") from None
+        raise ValueError(
+            f"{path} is a Parquet file; reading it needs pyarrow: pip install 'dpo-numpy[parquet]'"
+        ) from None
     try:
         return [(f"row {row}", record) for row, record in enumerate(parquet.read_table(path).to_pylist(), 1)]
     except Exception as error:  # pyarrow's own kinds, whatever they derive from
@@ -122,5 +131,13 @@ def _parquet(path: Path) -> list[tuple[str, Record]]:
 
 def kind(value: Any) -> str:
     """What came, in words for an error message."""
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), f"a {type(value).__name__}")

@@ -61,11 +61,15 @@ def messages_of(record: Record, key: str) -> list[tuple[str, str]]:
     """[(role, content)] of a conversation."""
     value = record.get(key)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"key {key!r} is {kind(value) if value != [] else 'an empty list'}; expected a list of messages")
+        raise ValueError(
+            f"key {key!r} is {kind(value) if value != [] else 'an empty list'}; expected a list of messages"
+        )
     found = []
     for i, message in enumerate(value):
         if not isinstance(message, dict) or not all(isinstance(message.get(part), str) for part in ("role", "content")):
-            raise ValueError(f"key {key!r}, message {i} is {kind(message)}; expected an object with strings 'role' and 'content'")
+            raise ValueError(
+                f"key {key!r}, message {i} is {kind(message)}; expected an object with strings 'role' and 'content'"
+            )
         found.append((message["role"], message["content"]))
     return found
 
@@ -111,7 +115,9 @@ def explicit(where: str, record: Record) -> Iterator[Outcome]:
 
 
 def implicit(where: str, record: Record) -> Iterator[Outcome]:
-    """The prompt is what the two begin with alike; nothing is left of a text that the other merely continues: then it is blank."""
+    """The prompt is what the two begin with alike; nothing is left of a text that the other merely continues: then it
+    is blank.
+    """
     chosen, rejected = text_of(record, "chosen"), text_of(record, "rejected")
     cut = common_prefix(chosen, rejected)
     if chosen == rejected:
@@ -129,7 +135,11 @@ def transcript(where: str, record: Record) -> Iterator[Outcome]:
         cut = text.rindex(ASSISTANT) + len(ASSISTANT)
         parts[key] = text[:cut], text[cut:]
     (prompt, chosen), (other, rejected) = parts["chosen"], parts["rejected"]
-    return iter([Drop("chosen and rejected answer different prompts", where)]) if prompt != other else compared(prompt, chosen, rejected, where)
+    return (
+        iter([Drop("chosen and rejected answer different prompts", where)])
+        if prompt != other
+        else compared(prompt, chosen, rejected, where)
+    )
 
 
 def conversation(where: str, record: Record) -> Iterator[Outcome]:
@@ -140,7 +150,10 @@ def conversation(where: str, record: Record) -> Iterator[Outcome]:
     else:
         if chosen == rejected:
             return iter([Drop("chosen and rejected are identical", where)])
-        cut = next((i for i, (x, y) in enumerate(zip(chosen, rejected, strict=False)) if x != y), min(len(chosen), len(rejected)))
+        cut = next(
+            (i for i, (x, y) in enumerate(zip(chosen, rejected, strict=False)) if x != y),
+            min(len(chosen), len(rejected)),
+        )
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     return compared(rendered(prompt), answer(chosen), answer(rejected), where)
 
@@ -153,15 +166,15 @@ def answer(messages: Sequence[tuple[str, str]]) -> str:
 def ultrafeedback(where: str, record: Record) -> Iterator[Outcome]:
     """A string prompt, and two full conversations that begin with it; scores become the fact `margin`."""
     prompt = text_of(record, "prompt")
-    answers = []
+    answers = {}
     for key in ("chosen", "rejected"):
         messages = messages_of(record, key)
         if messages[-1][0] != "assistant":
             raise ValueError(f"key {key!r} ends with a message of {messages[-1][0]!r}; expected one of 'assistant'")
-        answers.append(messages[-1][1])
+        answers[key] = messages[-1][1]
     scores = [number_of(record, f"score_{key}") for key in ("chosen", "rejected") if f"score_{key}" in record]
     facts = {"margin": scores[0] - scores[1]} if len(scores) == 2 else {}
-    return compared(prompt, *answers, where, facts=facts)
+    return compared(prompt, answers["chosen"], answers["rejected"], where, facts=facts)
 
 
 def unpaired(where: str, record: Record) -> Iterator[Outcome]:
@@ -170,7 +183,10 @@ def unpaired(where: str, record: Record) -> Iterator[Outcome]:
     if isinstance(label, str) and label.lower() in ("true", "false", "0", "1"):
         label = label.lower() in ("true", "1")
     if label not in (0, 1):
-        raise ValueError(f"key 'label' is {kind(label) if not isinstance(label, (int, float, str)) else repr(label)}; expected true or false")
+        raise ValueError(
+            f"key 'label' is {kind(label) if not isinstance(label, (int, float, str)) else repr(label)}; "
+            "expected true or false"
+        )
     if completion.strip():
         yield Row(prompt, (completion,), prompt, where, label=bool(label))
     else:
@@ -185,7 +201,9 @@ def rendered_or_text(record: Record, key: str) -> str:
 
 
 def tree(where: str, record: Record) -> Iterator[Outcome]:
-    """OASST: every two ranked assistant replies to one message, the lower rank better; the prompt is the conversation so far."""
+    """OASST: every two ranked assistant replies to one message, the lower rank better; the prompt is the conversation
+    so far.
+    """
     name = record.get("message_tree_id")
     if not isinstance(name, str):
         raise ValueError(f"key 'message_tree_id' is {kind(name)}; expected a string")
@@ -193,12 +211,18 @@ def tree(where: str, record: Record) -> Iterator[Outcome]:
     while stack:
         before, message = stack.pop()
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("text", "role")):
-            raise ValueError(f"a message of tree {name} is {kind(message)}; expected an object with strings 'text' and 'role'")
+            raise ValueError(
+                f"a message of tree {name} is {kind(message)}; expected an object with strings 'text' and 'role'"
+            )
         replies = message.get("replies") or []
         if not isinstance(replies, list):
             raise ValueError(f"key 'replies' of tree {name} is {kind(replies)}; expected a list")
         so_far = [*before, (message["role"], message["text"])]
-        ranked = [reply for reply in replies if isinstance(reply, dict) and reply.get("role") == "assistant" and reply.get("rank") is not None]
+        ranked = [
+            reply
+            for reply in replies
+            if isinstance(reply, dict) and reply.get("role") == "assistant" and reply.get("rank") is not None
+        ]
         for reply in ranked:
             number_of(reply, "rank")
             text_of(reply, "text")
@@ -225,13 +249,14 @@ def arena(where: str, record: Record) -> Iterator[Outcome]:
     if not isinstance(prompt, str):
         raise ValueError(f"key 'prompt' is {kind(prompt)}; expected a string")
     winner = text_of(record, "winner")
+    a, b = answers
     if winner.startswith("tie"):
-        for outcome in compared(prompt, *answers, where):
+        for outcome in compared(prompt, a, b, where):
             yield Tie(outcome) if isinstance(outcome, Row) else outcome
         return
     if winner not in ("model_a", "model_b"):
         raise ValueError(f"key 'winner' is {winner!r}; expected 'model_a', 'model_b' or 'tie'")
-    yield from compared(prompt, *(answers if winner == "model_a" else answers[::-1]), where)
+    yield from compared(prompt, a, b, where) if winner == "model_a" else compared(prompt, b, a, where)
 
 
 def scored(where: str, record: Record) -> Iterator[Outcome]:
@@ -243,7 +268,9 @@ def unvoted(where: str, record: Record) -> Iterator[Outcome]:
     raise ValueError("is a battle without its votes; pass the file of votes as well (--votes FILE)")
 
 
-def battles_with_votes(pairs: list[tuple[str, Record]], votes: list[tuple[str, Record]], votes_name: str) -> Iterator[Outcome]:
+def battles_with_votes(
+    pairs: list[tuple[str, Record]], votes: list[tuple[str, Record]], votes_name: str
+) -> Iterator[Outcome]:
     """LLMFAO: pairs with `id`, `result_x`, `result_y`; votes with `id` and `winner`, left (x), right (y) or tie.
 
     Votes for one order of a pair are one row whose weight is their number.
@@ -283,11 +310,19 @@ FORMATS = (
     Format("model battles with votes", lambda r: "result_x" in r or "result_y" in r, unvoted),
     Format("model battles", lambda r: "winner" in r, arena),
     Format("unpaired completions with labels", lambda r: "completion" in r or "label" in r, unpaired),
-    Format("string prompt, conversations (UltraFeedback)", lambda r: _is(r, "prompt", str) and _is(r, "chosen", list), ultrafeedback),
+    Format(
+        "string prompt, conversations (UltraFeedback)",
+        lambda r: _is(r, "prompt", str) and _is(r, "chosen", list),
+        ultrafeedback,
+    ),
     Format("conversations, prompt apart", lambda r: "prompt" in r and _is(r, "chosen", list), conversation),
     Format("conversations, prompt shared", lambda r: _is(r, "chosen", list), conversation),
     Format("prompt, chosen, rejected", lambda r: "prompt" in r and "chosen" in r, explicit),
-    Format("Human/Assistant transcripts (HH)", lambda r: _is(r, "chosen", str) and r["chosen"].startswith(HUMAN), transcript),
+    Format(
+        "Human/Assistant transcripts (HH)",
+        lambda r: _is(r, "chosen", str) and r["chosen"].startswith(HUMAN),
+        transcript,
+    ),
     Format("chosen, rejected, prompt shared", lambda r: "chosen" in r or "rejected" in r, implicit),
 )
 
@@ -297,5 +332,7 @@ def recognize(record: Record) -> Format:
     for found in FORMATS:
         if found.recognizes(record):
             return found
-    raise ValueError(f"has keys {', '.join(map(repr, record)) or '(none)'}; expected chosen and rejected, prompt/completion/label, "
-                     f"a message tree, battles, or policy_chosen_logps ...")
+    raise ValueError(
+        f"has keys {', '.join(map(repr, record)) or '(none)'}; expected chosen and rejected, prompt/completion/label, "
+        f"a message tree, battles, or policy_chosen_logps ..."
+    )

@@ -1,4 +1,6 @@
-"""Text to token ids and back. Id 0 is the boundary token in both: it begins and ends every string, and no text encodes to it."""
+"""Text to token ids and back. Id 0 is the boundary token in both: it begins and ends every string, and no text encodes
+to it.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,11 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Words:
-    """Words with the space before them, runs of punctuation, runs of white space; id 1 is any piece out of the vocabulary.
+    """Words with the space before them, runs of punctuation, runs of white space; id 1 is any piece out of the
+    vocabulary.
 
-    Lossless on text whose pieces are all known. `Words.fit` keeps the `limit` most frequent pieces, ties in order of the alphabet.
+    Lossless on text whose pieces are all known. `Words.fit` keeps the `limit` most frequent pieces, ties in order of
+    the alphabet.
 
     >>> words = Words.fit(["to be or not to be"], limit=3)
     >>> words.pieces, words.encode("to be, to")
