@@ -133,9 +133,9 @@ FORMATS = {
     "model battles": (
         [
             {"prompt": "Q", "response_a": "yes", "response_b": "no", "winner": "model_b"},
-            {"question": "R", "conversation_a": [USER, BOT], "conversation_b": [USER, WORSE], "winner": "model_a"},
+            {"conversation_a": [USER, BOT], "conversation_b": [USER, WORSE], "winner": "model_a"},
         ],
-        [Row("Q", ("no", "yes"), "Q", "row 1"), Row("R", ("Hello", "What"), "R", "row 2")],
+        [Row("Q", ("no", "yes"), "Q", "row 1"), Row("user: Hi", ("Hello", "What"), "user: Hi", "row 2")],
     ),
 }
 
@@ -339,18 +339,18 @@ GOOD = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
             as_jsonl([{"prompt": "Q", "completion": "c", "label": "good"}]),
             "row 1 key 'label' is 'good'; expected true or false",
         ),
-        (as_jsonl([{"prompt": "Q", "completion": "c"}]), "row 1 key 'label' is null; expected true or false"),
+        (as_jsonl([{"prompt": "Q", "completion": "c"}]), "row 1 has no key 'label'; its keys are"),
         (
             as_jsonl([{**SCORED, "policy_chosen_logps": float("nan")}]),
             "row 1 key 'policy_chosen_logps' is nan; expected a finite number",
         ),
         (
             as_jsonl([{**SCORED, "policy_chosen_logps": "x"}]),
-            "row 1 key 'policy_chosen_logps' is x; expected a finite number",
+            "row 1 key 'policy_chosen_logps' is 'x'; expected a finite number",
         ),
         (
             as_jsonl([{k: v for k, v in SCORED.items() if "rejected" not in k}]),
-            "row 1 key 'policy_rejected_logps' is null; expected a finite number",
+            "row 1 has no key 'policy_rejected_logps'; its keys are",
         ),
         (
             as_jsonl([{"message_tree_id": 3, "prompt": {}}]),
@@ -362,7 +362,7 @@ GOOD = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
         ),
         (
             as_jsonl([{"message_tree_id": "t", "prompt": reply("p", "Q", replies=[reply("a", "x", "best")])}]),
-            "row 1 key 'rank' is best; expected a finite number",
+            "row 1 key 'rank' is 'best'; expected a finite number",
         ),
         (
             as_jsonl([{"prompt": "Q", "response_a": "yes", "response_b": "no", "winner": "A"}]),

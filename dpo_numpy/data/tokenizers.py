@@ -1,6 +1,4 @@
-"""Text to token ids and back. Id 0 is the boundary token in both: it begins and ends every string, and no text encodes
-to it.
-"""
+"""Text to token ids and back. Id 0 is the boundary: it begins and ends every string, and no text encodes to it."""
 
 from __future__ import annotations
 
@@ -41,17 +39,17 @@ class Bytes:
         return [byte + 1 for byte in text.encode("utf-8")]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Boundaries are dropped; bytes that are not UTF-8 come out as U+FFFD."""
+        """Boundaries are dropped, what is not UTF-8 becomes U+FFFD. Raises `ValueError` on ids out of range."""
+        _check(ids, self.vocab)
         return bytes(i - 1 for i in ids if i > 0).decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
 class Words:
-    """Words with the space before them, runs of punctuation, runs of white space; id 1 is any piece out of the
-    vocabulary.
+    """Words with the space before them, runs of punctuation, runs of white space; id 1 is any other piece.
 
-    Lossless on text whose pieces are all known. `Words.fit` keeps the `limit` most frequent pieces, ties in order of
-    the alphabet.
+    Lossless on text whose pieces are all known. `Words.fit` keeps the `limit` most frequent pieces, of equally frequent
+    ones the first in the alphabet.
 
     >>> words = Words.fit(["to be or not to be"], limit=3)
     >>> words.pieces, words.encode("to be, to")
@@ -81,4 +79,12 @@ class Words:
         return [self._id.get(piece, 1) for piece in PIECES.findall(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Boundaries are dropped, id 1 becomes U+FFFD. Raises `ValueError` on ids out of range."""
+        _check(ids, self.vocab)
         return "".join("\ufffd" if i == 1 else self.pieces[i - 2] for i in ids if i > 0)
+
+
+def _check(ids: Sequence[int], vocab: int) -> None:
+    for i in ids:
+        if not 0 <= i < vocab:
+            raise ValueError(f"id {i} is not in the vocabulary; expected 0 to {vocab - 1}")
