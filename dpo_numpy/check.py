@@ -20,18 +20,20 @@ Params = dict[str, NDArray[Any]]
 class Check(NamedTuple):
     claimed: float  # <grad, direction>
     measured: float  # the directional derivative
-    units: float  # |claimed - measured| / (eps Σ |gradᵢ directionᵢ|); 1/eps where the gradient is 0 and what is measured is not
+    units: float  # |claimed - measured| / (eps Σ |gradᵢ directionᵢ|); 1/eps where 0 is claimed and not measured
 
 
 def finite_difference(f: Callable[[Params], Any], params: Params, direction: Params, step: float | None = None) -> Any:
     """(f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h along `direction`, in longdouble; error h⁴ f⁽⁵⁾/30 and eps |f|/h
 
-    `step` is the distance moved in parameter space, whatever the direction's norm. By default steps of eps^(1/5) times 1/64 to 512
-    are tried, and the larger of the two that agree best is used: how far one may go depends on how steep f is, and on how many
-    parameters share the distance. Where longdouble is no more than float64 (Windows, Apple), expect 1e-12, not 1e-15.
+    `step` is the distance moved in parameter space, whatever the direction's norm. By default steps of eps^(1/5) times 1/64
+    to 512 are tried, and the larger of the two that agree best is used: how far one may go depends on how steep f is, and
+    on how many parameters share the distance. Where longdouble is no more than float64 (Windows, Apple), expect 1e-12, not
+    1e-15.
     """
     if step is None:
-        tries = [finite_difference(f, params, direction, float(np.finfo(np.longdouble).eps) ** 0.2 * 8.0**k) for k in range(-2, 4)]
+        usual = float(np.finfo(np.longdouble).eps) ** 0.2
+        tries = [finite_difference(f, params, direction, usual * 8.0**k) for k in range(-2, 4)]
         return tries[int(np.argmin(np.abs(np.diff(tries)))) + 1]
     h = np.longdouble(step) / np.sqrt(sum(np.vdot(d, d) for d in direction.values()))
 
@@ -66,5 +68,5 @@ def check_gradient(f: Callable[[Params], Any], params: Params, grad: Params, rng
     terms = np.concatenate([(grad[name].astype(np.longdouble) * direction[name]).ravel() for name in params])
     measured = method(f, params, direction)
     eps = np.finfo(next(iter(params.values())).dtype).eps
-    scale = max(np.abs(terms).sum(), abs(measured))
-    return Check(float(terms.sum()), float(measured), float(abs(terms.sum() - measured) / (eps * scale)) if scale else 0.0)
+    claimed, scale = terms.sum(), max(np.abs(terms).sum(), abs(measured))
+    return Check(float(claimed), float(measured), float(abs(claimed - measured) / scale / eps) if scale else 0.0)

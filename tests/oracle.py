@@ -1,9 +1,9 @@
 """The losses once more: the papers' formulas as they are printed, naively, in mpmath. Shares nothing with the package.
 
-A line of `ORACLE` takes the numbers of one comparison to its loss (a line marked `coupled`, those of a whole batch to all of
-theirs). Derivatives come from dual numbers, number by number through the same formula; `stop` is a stopped gradient. The
-precision starts at 400 digits and doubles until two of them agree to 25. (At 50 digits log(1 + e⁻ᶻ) is 0 beyond z = 115, and at
-100 as well: two that agree may both be wrong. What 400 digits lose next to 1 is smaller than any float64, 5e-324.)
+A line of `ORACLE` takes the numbers of one comparison to its loss (a line marked `coupled`, those of a batch to all of
+theirs). Derivatives come from dual numbers, number by number through the same formula; `stop` is a stopped gradient.
+The precision starts at 400 digits and doubles until two agree to 25. (At 50 digits log(1 + e⁻ᶻ) is 0 beyond z = 115, at
+100 digits beyond 230: two that agree may both be wrong. What 400 lose next to 1 is smaller than any float64.)
 
     value, grad = exact("dpo", {"beta": 0.1}, rows)     # rows: [{"logp": (w, l), "ref_logp": (w, l), ...}, ...]
 """
@@ -124,7 +124,9 @@ def square(x):
 
 
 def _kto(r, beta, lam_d, lam_u):
-    return lam_d * (1 - sigma(beta * (ratio(r, 0) - r.z0))) if r.label else lam_u * (1 - sigma(beta * (r.z0 - ratio(r, 0))))
+    if r.label:
+        return lam_d * (1 - sigma(beta * (ratio(r, 0) - r.z0)))
+    return lam_u * (1 - sigma(beta * (r.z0 - ratio(r, 0))))
 
 
 ORACLE = {
@@ -148,23 +150,28 @@ ORACLE = {
 
 def exact(name, hyper, rows):
     """[value of each row], {(row, reading, column): derivative of the sum of values}"""
-    digits, last = 400, None
-    while True:
-        now = _at(digits, name, hyper, rows)
-        if last is not None and all(abs(a - b) <= AGREE * abs(b) for a, b in zip(last[2], now[2], strict=True)):
-            return now[:2]
+    return _settled(name, hyper, rows)[1:]
+
+
+def _settled(name, hyper, rows):
+    """The digits that suffice, value, grad"""
+    digits, last = 400, _at(400, name, hyper, rows)
+    while digits < 12800:
+        now = _at(2 * digits, name, hyper, rows)
+        if all(abs(a - b) <= AGREE * abs(b) for a, b in zip(last[2], now[2], strict=True)):
+            return digits, *now[:2]
         digits, last = 2 * digits, now
-        assert digits <= 12800, f"{name}{hyper} does not settle at {rows}"
+    raise AssertionError(f"{name}{hyper} does not settle at {rows}")
 
 
 def moves(name, hyper, rows):
     """Σ over the inputs of how far each answer moves when that input moves by one ulp of its dtype: shaped like `exact`
 
-    The larger of up and down, for there may be a kink within an ulp. Lengths, labels and hyper-parameters count as exact.
+    The larger of up and down: there may be a kink within an ulp. Lengths, labels and hyper-parameters count as exact.
     """
-    value, grad = exact(name, hyper, rows)
+    digits, value, grad = _settled(name, hyper, rows)
     dvalue, dgrad = [mpf(0)] * len(value), dict.fromkeys(grad, mpf(0))
-    coupled = getattr(ORACLE[name], "coupled", False)
+    coupled = hasattr(ORACLE[name], "coupled")
     for b, row in enumerate(rows):
         for key, entry in row.items():
             if key in ("length", "label"):
@@ -174,10 +181,10 @@ def moves(name, hyper, rows):
                 for sign in (-1, 1):
                     with mp.workdps(50):
                         moved = number(x) + sign * number(np.spacing(abs(x)))
-                    nudged = {**row, key: tuple(moved if k == j else y for j, y in enumerate(entry)) if np.ndim(entry) else moved}
+                    nudged = {**row, key: [*entry[:k], moved, *entry[k + 1:]] if np.ndim(entry) else moved}
                     at = [*rows[:b], nudged, *rows[b + 1:]] if coupled else [nudged]
                     shift = 0 if coupled else b
-                    v, g = exact(name, hyper, at)
+                    v, g, _ = _at(digits, name, hyper, at)
                     for i, new in enumerate(v):
                         most_value[i + shift] = max(most_value[i + shift], abs(new - value[i + shift]))
                     for (i, *rest), new in g.items():
@@ -203,7 +210,7 @@ def _at(digits, name, hyper, rows):
                     said[key] = [Dual(number(x)) for x in entry] if np.ndim(entry) else Dual(number(entry))
             said["label"] = bool(row.get("label"))
             batch.append(SimpleNamespace(**said))
-        values = formula(batch, **known) if getattr(formula, "coupled", False) else [formula(r, **known) for r in batch]
+        values = formula(batch, **known) if hasattr(formula, "coupled") else [formula(r, **known) for r in batch]
         total = sum(values, start=Dual(mpf(0)))
         grad = {i: mpf(total.d.get(i, 0)) for i in inputs}
         value = [v.x for v in values]
@@ -215,5 +222,6 @@ def number(x):
     if isinstance(x, mpf):
         return x
     top, bottom = (int(x), 1) if isinstance(x, (np.integer, np.bool_)) else x.as_integer_ratio()
-    return mpf(top) / bottom
+    with mp.workdps(50):  # more than the 64 bits of a longdouble
+        return mpf(top) / bottom
 

@@ -1,7 +1,7 @@
-"""Every policy at a small size, comparisons for it, and losses with all that they need to be told.
+"""Every policy at a small size, and comparisons for it that are told whatever a loss needs.
 
-A line in `POLICIES` brings a new policy all of its tests. `Prefix` and `Plain` exist for tests only: they offer nothing but
-`logits`, so everything else takes the generic path.
+A line in `POLICIES` brings a new policy all of its tests. `Prefix` and `Plain` exist for tests only: they offer nothing
+but `logits`, so everything else takes the generic path.
 """
 
 from __future__ import annotations

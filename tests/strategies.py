@@ -79,7 +79,9 @@ def extreme(rng, shape):
     """from -1e5 to the smallest numbers, 0 among them"""
     def some():
         x = -(10 ** rng.uniform(-300, 5, shape))
-        return np.where(rng.random(shape) < 0.3, x, np.where(rng.random(shape) < 0.2, 0, -(10 ** rng.uniform(-9, 5, shape))))
+        y = np.where(rng.random(shape) < 0.2, 0, -(10 ** rng.uniform(-9, 5, shape)))
+        return np.where(rng.random(shape) < 0.3, x, y)
+
     return some(), some()
 
 

@@ -1,6 +1,6 @@
 """The command `dpo-numpy`: what it is asked, and how it says no.
 
-Every subcommand is a module of this package that offers `add_parser(subparsers)` and sets `run(args) -> int` as its default.
+Each subcommand is a module of this package that offers `add_parser(subparsers)`, with `run=` a default: args -> int.
 A `ValueError` from any layer is one sentence on standard error and exit code 2; a traceback is always a bug.
 """
 
@@ -10,10 +10,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 
@@ -26,17 +25,19 @@ BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors are raised, so that they look like all others; no abbreviations, which new options could make ambiguous."""
+    """Its errors are raised, to look like all others; no abbreviations, which new options could make ambiguous."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="dpo-numpy", description=DESCRIPTION, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(prog="dpo-numpy", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True,
-                                    parser_class=partial(Parser, allow_abbrev=False))
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         import_module(f".{name}", __name__).add_parser(subparsers)
     return top

@@ -22,7 +22,7 @@ __all__ = ["Problem", "Trained", "load_trained", "ngram", "save_trained", "table
 Array = NDArray[Any]
 
 CELLS = 1 << 24  # entries of a table of parameters: of 8 such arrays a step, 1 GB
-EXACT = 1 << 12  # states up to which sums over all strings are solved for: a second at most
+DRAWN = 1024  # samples, where sums over all strings cannot be solved for
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,13 @@ class Problem:
     unit: str  # what `length` counts
     length: Callable[[Preferences], Array]  # (B, K)
     draw: Callable[[Params, int, np.random.Generator], list[str]]
-    whole: Callable[[Params, int | None], Whole]
+    whole: Callable[[Params], Whole]
     meta: Mapping[str, Any]  # with `arrays`: all it takes to build the policy again
     arrays: Mapping[str, Array]
-    mismatched: Preferences | None = None
 
 
 class Whole(NamedTuple):
-    """Of the whole policy, not of the data: KL(π || π_ref) and E|y|; standard errors, 0 where exact; the sample's size."""
+    """Of the whole policy, not of the data: KL(π || π_ref) and E|y|, standard errors (0: exact), the sample's size."""
 
     kl: float
     kl_error: float
@@ -55,19 +54,21 @@ class Whole(NamedTuple):
 # ---- n-grams
 
 def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options) -> Problem:
-    """The reference is fitted to the distinct responses of the training part; only contexts that occur in it have a row."""
+    """The reference is fitted to the responses of the training part; only contexts that occur there have a row."""
     from toy_models import NGram
 
-    texts = (text for row in train_rows for text in (row.prompt, *row.responses))
+    texts = (text for row in train_rows for text in row.responses)
     tokenizer: Tokenizer = Bytes() if options.tokenizer == "bytes" else Words.fit(texts, options.vocab_limit)
-    train = to_preferences(train_rows, tokenizer, options.dtype)
+    train = to_preferences(_forgotten(train_rows), tokenizer, options.dtype)
     policy = NGram.seen(tokenizer.vocab, options.order, train.responses)
     if policy.rows * policy.vocab > CELLS:
-        raise ValueError(f"order is {options.order}: {policy.rows:,} contexts x {policy.vocab:,} outcomes are more than a gigabyte can train; "
-                         f"expected a lower order" + (" or vocab_limit" if options.tokenizer == "words" else ""))
-    fitted = policy.fit(train.responses, _fitted_to(train, options), options.smoothing)
+        raise ValueError(
+            f"order is {options.order}: {policy.rows:,} contexts x {policy.vocab:,} outcomes need over a gigabyte; "
+            f"expected a lower order" + (" or vocab_limit" if options.tokenizer == "words" else "")
+        )
+    fitted = policy.fit(train.responses, _answers(train_rows, train, options), options.smoothing)
     reference = {name: value.astype(options.dtype) for name, value in fitted.items()}
-    held = to_preferences(held_rows, tokenizer, options.dtype) if held_rows else None
+    held = to_preferences(_forgotten(held_rows), tokenizer, options.dtype) if held_rows else None
     meta = {"model": "ngram", "order": options.order, "vocab": tokenizer.vocab, "tokenizer": options.tokenizer}
     if isinstance(tokenizer, Words):
         meta["pieces"] = tokenizer.pieces
@@ -76,43 +77,51 @@ def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options)
         drawn = sample(policy, params, [[0]] * n, rng, options.max_new_tokens)
         return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(drawn.tokens, drawn.mask, strict=True)]
 
-    def whole(params: Params, seed: int | None) -> Whole:
-        if policy.rows <= (EXACT if seed is None else EXACT // 8):
-            return _solved(policy, params, reference)
-        rng = np.random.default_rng([options.seed, 0 if seed is None else seed])
-        return _sampled(policy, params, reference, rng, 1024 if seed is None else 64, options.max_new_tokens)
+    following = _following(policy)
 
-    return Problem(policy, reference, train, held, "bytes" if options.tokenizer == "bytes" else "words", _tokens, draw, whole, meta,
-                   {f"contexts/{m}": keys for m, keys in enumerate(policy.contexts or ())}, _mismatched(train_rows, tokenizer, options))
+    def whole(params: Params) -> Whole:
+        found = _solved(policy, following, params, reference)
+        if found is None:
+            rng = np.random.default_rng([options.seed, 3])
+            found = _sampled(policy, params, reference, rng, DRAWN, options.max_new_tokens)
+        return found
+
+    return Problem(
+        policy,
+        reference,
+        train,
+        held,
+        "bytes" if options.tokenizer == "bytes" else "words",
+        _tokens,
+        draw,
+        whole,
+        meta,
+        {f"contexts/{m}": keys for m, keys in enumerate(policy.contexts or ())},
+    )
 
 
-def _fitted_to(train: Preferences, options: Options) -> Array | None:
-    if options.reference_data == "all":
-        return None
-    label = train.fact("label")
-    chosen = train.index[:, 0] if label is None else train.index[np.asarray(label, bool), 0]
-    if not len(chosen):
+def _forgotten(rows: Sequence[Row]) -> list[Row]:
+    """Without their prompts: the boundary before a response hides them from an n-gram, and some are long."""
+    return [row._replace(prompt="") for row in rows]
+
+
+def _answers(rows: Sequence[Row], train: Preferences, options: Options) -> Array:
+    """To how many prompts each response is an answer, (N,): of all answers, or of the chosen and desired ones only."""
+    wanted = {(row.prompt, int(i)) for row, index in zip(rows, train.index, strict=True) for k, i in enumerate(index)
+              if options.reference_data == "all" or (k == 0 and row.label is not False)}
+    if not wanted:
         raise ValueError("reference_data is chosen, but no completion of the training part is labelled true")
-    return np.bincount(chosen, minlength=len(train.responses)) > 0
+    return np.bincount([i for _, i in wanted], minlength=len(train.responses)).astype(float)
 
 
 def _tokens(pairs: Preferences) -> Array:
     return np.asarray(pairs.fact("length"), float)
 
 
-def _mismatched(rows: Sequence[Row], tokenizer: Tokenizer, options: Options) -> Preferences | None:
-    """Each labelled completion after the prompt of a row far from it: what KTO's reference point is estimated on."""
-    if rows[0].label is None:
-        return None
-    prompts = [row.prompt for row in rows]
-    moved = np.roll(np.arange(len(rows)), len(rows) // 2)
-    return to_preferences([row._replace(prompt=prompts[far]) for row, far in zip(rows, moved, strict=True)], tokenizer, options.dtype)
-
-
 def _following(policy: Any) -> Array:
     """(rows, V): the row of the context that outcome v leads to from each row's context.
 
-    Contexts are kept with all their suffixes and beginnings, so the longest suffix that is kept determines the next one.
+    Contexts are kept with all their suffixes and beginnings: the longest suffix kept determines the next one.
     """
     V, levels = policy.vocab, policy.contexts
     start = np.cumsum([0] + [len(keys) for keys in levels])
@@ -125,7 +134,7 @@ def _following(policy: Any) -> Array:
             row = np.minimum(np.searchsorted(kept, suffix), len(kept) - 1)
             rows = np.where(kept[row] == suffix, start[longer] + row, rows)
         found.append(rows)
-    return np.concatenate(found)
+    return np.concatenate(found).astype(np.int32)
 
 
 def _divergence(params: Params, reference: Params) -> tuple[Array, Array]:
@@ -134,20 +143,26 @@ def _divergence(params: Params, reference: Params) -> tuple[Array, Array]:
     return np.exp(log_p), (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
 
 
-def _solved(policy: Any, params: Params, reference: Params) -> Whole:
-    """N = (I - Tᵀ)⁻¹ e_start, the expected visits of each context;  KL = Σ N KL(p || q),  E|y| = Σ N, the end included"""
+def _solved(policy: Any, following: Array, params: Params, reference: Params) -> Whole | None:
+    """N = (I - Tᵀ)⁻¹ e_start, the expected visits of each context;  KL = Σ N KL(p || q),  E|y| = Σ N, the end included
+
+    By GMRES: one eigenvalue of T is close to 1 (strings are long), the others are not, so a few dozen products do.
+    None where they do not: a policy that hardly ever ends a string.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import LinearOperator, gmres
+
     p, kl = _divergence(params, reference)
-    following, states = _following(policy), len(p)
-    T = np.zeros((states, states))
-    np.add.at(T, (np.arange(states)[:, None], following[:, 1:]), p[:, 1:])
+    states, outcomes = p.shape[0], p.shape[1] - 1
+    # entries of one row may share a column: a product adds them up
+    T = csr_array((p[:, 1:].ravel(), following[:, 1:].ravel(), np.arange(states + 1) * outcomes), (states, states))
     start = np.zeros(states)
-    start[following[0, 0]] = 1
-    try:
-        visits = np.linalg.solve(np.eye(states) - T.T, start)
-    except np.linalg.LinAlgError:
-        return Whole(np.inf, 0.0, np.inf, 0.0, None)
-    ends = np.isfinite(visits).all() and visits.min() > -1e-6 * visits.max()
-    return Whole(float(visits @ kl), 0.0, float(visits.sum()), 0.0, None) if ends else Whole(np.inf, 0.0, np.inf, 0.0, None)
+    start[sum(map(len, policy.contexts[:-1]))] = 1  # the longest context of boundaries, the first of its length
+    leave = LinearOperator((states, states), matvec=lambda x: x - T.T @ x, dtype=float)
+    visits, _ = gmres(leave, start, rtol=1e-12, restart=100, maxiter=10)
+    if not np.linalg.norm(leave @ visits - start) < 1e-9:
+        return None
+    return Whole(float(visits @ kl), 0.0, float(visits.sum()), 0.0, None)
 
 
 def _sampled(policy: Any, params: Params, reference: Params, rng: np.random.Generator, n: int, longest: int) -> Whole:
@@ -167,11 +182,13 @@ def _error(x: Array) -> float:
 # ---- tables
 
 def table(rows: Sequence[Row], options: Options) -> Problem:
-    """Each prompt's distinct responses are the actions of one row of logits; the reference is their smoothed frequency."""
+    """A prompt's distinct responses are the actions of one row of logits; the reference is their smoothed frequency."""
     from toy_models import Tabular
 
     if rows[0].label is not None:
-        raise ValueError("a table compares the responses of one prompt, and the file holds labelled completions: use --model ngram")
+        raise ValueError(
+            "a table compares the responses of one prompt, and the file holds labelled completions: use --model ngram"
+        )
     actions: dict[str, dict[str, int]] = {}
     for row in rows:
         for text in row.responses:
@@ -189,7 +206,9 @@ def table(rows: Sequence[Row], options: Options) -> Problem:
     responses = Responses(tokens, np.tile([False, True], (len(tokens), 1)))
     train = Preferences(responses, index, (weight / weight.sum()).astype(options.dtype), facts)
     count = np.full((len(actions), width), -np.inf)
-    count[tokens[:, 0], tokens[:, 1]] = options.smoothing + (1 if options.reference_data == "all" else np.bincount(index[:, 0], minlength=len(tokens)))
+    count[tokens[:, 0], tokens[:, 1]] = options.smoothing + (
+        1 if options.reference_data == "all" else np.bincount(index[:, 0], minlength=len(tokens))
+    )
     with np.errstate(divide="ignore"):
         W = np.log(np.maximum(count, 0))
     reference = {"W": log_softmax(W).astype(options.dtype)}
@@ -202,7 +221,7 @@ def table(rows: Sequence[Row], options: Options) -> Problem:
         drawn = sample(policy, params, [[i] for i in asked], rng, 1)
         return [texts[i][y] for i, y in zip(asked, drawn.tokens[:, 1].tolist(), strict=True)]
 
-    def whole(params: Params, seed: int | None) -> Whole:
+    def whole(params: Params) -> Whole:
         p, q = (np.exp(log_softmax(np.asarray(given["W"], float))) for given in (params, reference))
         log_ratio = np.log(p, out=np.zeros_like(p), where=p > 0) - np.log(q, out=np.zeros_like(q), where=q > 0)
         size = np.zeros(p.shape)

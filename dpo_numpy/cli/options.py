@@ -32,7 +32,7 @@ class Options:
     loss: str = "dpo"
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "adam"
-    learning_rate: float = 0.02
+    learning_rate: float = 0.005
     max_grad_norm: float | None = None
     batch_size: int | None = None
     max_steps: int | None = None
@@ -63,8 +63,10 @@ class Options:
         if options.max_steps is not None and options.num_train_epochs is not None:
             raise ValueError("max_steps and num_train_epochs both say when to stop: give one of them")
         if options.model == "tabular" and options.eval_fraction:
-            raise ValueError(f"eval_fraction is {options.eval_fraction}: a table knows only the prompts it was trained on and can say "
-                             f"nothing about held-out ones; expected 0, or --model ngram")
+            raise ValueError(
+                f"eval_fraction is {options.eval_fraction}: a table knows only its training prompts and can say "
+                f"nothing about held-out ones; expected 0, or --model ngram"
+            )
         make_loss(options)
         return options
 
@@ -73,7 +75,9 @@ class Options:
         size = min(self.batch_size or train, train)
         epochs = self.num_train_epochs
         steps = self.max_steps or (STEPS if epochs is None else max(1, math.ceil(epochs * math.ceil(train / size))))
-        return replace(self, batch_size=size, max_steps=steps, eval_steps=self.eval_steps or max(1, steps // EVALUATIONS))
+        return replace(
+            self, batch_size=size, max_steps=steps, eval_steps=self.eval_steps or max(1, steps // EVALUATIONS)
+        )
 
     def config(self) -> dict[str, Any]:
         """Flat, in the order of the fields: the loss's hyper-parameters after its name."""
@@ -98,39 +102,91 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="rows that teach nothing are errors, not dropped")
 
     group = parser.add_argument_group("model")
-    add(group, "model", "an n-gram language model, or a table of each prompt's whole responses", choices=("ngram", "tabular"))
+    add(
+        group,
+        "model",
+        "an n-gram language model, or a table of each prompt's whole responses",
+        choices=("ngram", "tabular"),
+    )
     add(group, "order", "of the n-gram: 2 is the bigram", type=int, metavar="N")
-    add(group, "smoothing", "mass given to the next shorter context when the reference is fitted", type=float, metavar="S")
+    add(
+        group,
+        "smoothing",
+        "mass given to the next shorter context when the reference is fitted",
+        type=float,
+        metavar="S",
+    )
     add(group, "tokenizer", "what a token is", choices=("bytes", "words"))
     add(group, "vocab_limit", "with words: how many to know", type=int, metavar="N")
-    add(group, "reference_data", "responses that the reference is fitted to: all of the training part (so that it covers what is compared), or "
-        "the chosen ones only", choices=("all", "chosen"))
+    add(
+        group,
+        "reference_data",
+        "responses that the reference is fitted to: all of the training part (so that it covers what is compared), or "
+        "the chosen ones only",
+        choices=("all", "chosen"),
+    )
     add(group, "dtype", "of the parameters and all that is computed from them", choices=("float32", "float64"))
 
-    group = parser.add_argument_group("loss", "hyper-parameters left out have the default of the paper; `--loss NAME` says which it takes")
+    group = parser.add_argument_group(
+        "loss", "hyper-parameters left out have the default of the paper; `--loss NAME` says which it takes"
+    )
     add(group, "loss", f"one of {', '.join(LOSSES)}", "--loss_type", metavar="NAME")
     for name, takers in _flags().items():
         defaults = ", ".join(f"{loss} {value}" for loss, value in takers.items())
-        group.add_argument(f"--{name}", dest=f"loss_{name}", default=None, metavar="X", help=f"default: {defaults}".replace("%", "%%"))
+        group.add_argument(
+            f"--{name}", dest=f"loss_{name}", default=None, metavar="X", help=f"default: {defaults}".replace("%", "%%")
+        )
 
     group = parser.add_argument_group("training")
     add(group, "optimizer", "which", choices=OPTIMIZERS)
     add(group, "learning_rate", "a constant", type=float, metavar="LR")
     add(group, "max_grad_norm", "gradients longer than this are cut to it (default: never)", type=float, metavar="NORM")
-    add(group, "batch_size", "comparisons a step (default: all of them)", "--per_device_train_batch_size", type=int, metavar="N")
+    add(
+        group,
+        "batch_size",
+        "comparisons a step (default: all of them)",
+        "--per_device_train_batch_size",
+        type=int,
+        metavar="N",
+    )
     add(group, "max_steps", f"steps to take (default: {STEPS})", type=int, metavar="N")
     add(group, "num_train_epochs", "passes over the data, instead of --max_steps", type=float, metavar="N")
-    add(group, "eval_fraction", "share of the groups (trees, else prompts) held out (default: 0.2)", type=float, metavar="SHARE")
-    add(group, "eval_steps", f"steps between evaluations (default: so that there are {EVALUATIONS})", type=int, metavar="N")
+    add(
+        group,
+        "eval_fraction",
+        "share of the groups (trees, else prompts) held out (default: 0.2)",
+        type=float,
+        metavar="SHARE",
+    )
+    add(
+        group,
+        "eval_steps",
+        f"steps between evaluations (default: so that there are {EVALUATIONS})",
+        type=int,
+        metavar="N",
+    )
     add(group, "max_new_tokens", "of a sampled response", type=int, metavar="N")
     add(group, "seed", "of the split, the order of batches and the samples", type=int, metavar="N")
 
     group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", type=Path, default=Path("dpo-output"), metavar="FOLDER", help="default: dpo-output")
-    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder, to the same bits; "
-                       "with nothing there, start")
-    group.add_argument("--overwrite_output_dir", action="store_true", help="remove what an earlier run wrote there, and nothing else")
-    group.add_argument("--save_seconds", type=float, default=1.0, metavar="S", help="at least this long between checkpoints (default: 1)")
+    group.add_argument(
+        "--output_dir", type=Path, default=Path("dpo-output"), metavar="FOLDER", help="default: dpo-output"
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in the output folder, to the same bits; with nothing there, start",
+    )
+    group.add_argument(
+        "--overwrite_output_dir", action="store_true", help="remove what an earlier run wrote there, and nothing else"
+    )
+    group.add_argument(
+        "--save_seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="at least this long between checkpoints (default: 1)",
+    )
     group.add_argument("--no_progress", action="store_true", help="no progress bar")
 
 
@@ -152,11 +208,17 @@ def _hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
     loss = args.loss
     if loss not in LOSSES:
         near = get_close_matches(loss, LOSSES, 1)
-        raise ValueError(f"no loss is called {loss!r}" + (f"; did you mean {near[0]}?" if near else "") + f" There are {', '.join(LOSSES)}")
+        raise ValueError(
+            f"no loss is called {loss!r}"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + f" There are {', '.join(LOSSES)}"
+        )
     takes = _parameters(loss)
     for name in _flags():
         if getattr(args, f"loss_{name}") is not None and name not in takes:
-            raise ValueError(f"{loss} takes no --{name}; it takes {', '.join(f'--{known}' for known in takes) or 'no hyper-parameters'}")
+            raise ValueError(
+                f"{loss} takes no --{name}; it takes {', '.join(f'--{key}' for key in takes) or 'no hyper-parameters'}"
+            )
     chosen = {}
     for name, parameter in takes.items():
         text = getattr(args, f"loss_{name}")

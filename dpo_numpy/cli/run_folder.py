@@ -1,6 +1,6 @@
 """A run's folder: files appear whole or not at all, a kill at any moment leaves something to resume from.
 
-config.json is written first and removed last: where it is missing, or was not written here, nothing in the folder is touched.
+config.json is written first and removed last: where it is missing or someone else's, nothing there is touched.
 report.txt is written last: where it stands, the run is finished.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,9 @@ class RunFolder:
     def check(self, resume: bool, overwrite: bool) -> None:
         """Raises `ValueError` where the folder cannot be used; changes nothing."""
         if resume and overwrite:
-            raise ValueError("--resume goes on with what is there and --overwrite_output_dir removes it: give one of them")
+            raise ValueError(
+                "--resume goes on with what is there and --overwrite_output_dir removes it: give one of them"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir is {self.path}, a file; expected a folder")
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
@@ -50,14 +53,18 @@ class RunFolder:
             raise ValueError(f"output_dir {self.path} is not empty: --resume goes on with the run that is there, "
                              f"--overwrite_output_dir removes it, or name another --output_dir")
         if resume and foreign and CONFIG not in there:
-            raise ValueError(f"output_dir {self.path} holds no run to resume, but {foreign[0]}: name another --output_dir")
+            raise ValueError(
+                f"output_dir {self.path} holds no run to resume, but {foreign[0]}: name another --output_dir"
+            )
 
     def config(self) -> dict[str, Any] | None:
         """What the run that is there was asked, or None; `ValueError` where a file of that name is someone else's."""
         ours = [name for name in self._names() if name in OURS]
         if CONFIG not in ours:
             if ours:
-                raise ValueError(f"output_dir {self.path} holds {ours[0]} without {CONFIG}, so not from {PROGRAM}: name another --output_dir")
+                raise ValueError(
+                    f"output_dir {self.path} holds {ours[0]} but no {CONFIG}, so it is not ours: name another"
+                )
             return None
         try:
             found = json.loads((self.path / CONFIG).read_text("utf-8"))
@@ -94,6 +101,7 @@ class RunFolder:
             self.write_json(CONFIG, {"program": PROGRAM, **config})
             self.write_json("env.json", env)
         except (OSError, ValueError) as error:
+            self.close()
             for path in made:
                 for name in OURS if path == self.path else ():
                     (path / name).unlink(missing_ok=True)
@@ -122,7 +130,7 @@ class RunFolder:
         self.write(name, lambda file: file.write(text.encode()))
 
     def save(self, arrays: Mapping[str, Array], progress: Mapping[str, Any], log: Log) -> None:
-        """A checkpoint: arrays, and `progress` (JSON) with the log's length, which reaches the disk before it is vouched for."""
+        """A checkpoint: arrays, and `progress` with the log's length, which is on the disk before it is vouched for."""
         told = np.array(json.dumps({**progress, "log_bytes": log.sync()}))
         self.write(CHECKPOINT, lambda file: np.savez(file, allow_pickle=False, progress=told, **arrays))
 
@@ -132,10 +140,10 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as held:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
                 arrays = {name: held[name] for name in held.files}
             return arrays, json.loads(str(arrays.pop("progress")))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} cannot be read ({error}): start again with --overwrite_output_dir") from error
 
     def log(self, length: int = 0) -> Log:
@@ -170,7 +178,9 @@ class Log:
         self._file.seek(0, os.SEEK_END)
         if self._file.tell() < length:
             self._file.close()
-            raise ValueError(f"{path} is shorter than the checkpoint remembers: start again with --overwrite_output_dir")
+            raise ValueError(
+                f"{path} is shorter than the checkpoint remembers: start again with --overwrite_output_dir"
+            )
         self._file.truncate(length)
         self._file.seek(length)
 
@@ -183,7 +193,7 @@ class Log:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def lines(self) -> Iterable[dict[str, Any]]:
+    def lines(self) -> list[dict[str, Any]]:
         self._file.seek(0)
         read = [json.loads(line) for line in self._file]
         self._file.seek(0, os.SEEK_END)

@@ -1,0 +1,221 @@
+"""The training loop of `train`: batches that can be taken up again, a line of metrics a step, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import optim
+from ..gradient import read, value_and_grad
+from ..losses import Loss
+from ..metrics import preference_metrics
+from ..optim import Optimizer, State, global_norm
+from ..policy import Params
+from ..preferences import Preferences
+from ..training import train
+from .models import Problem
+from .options import Options, make_loss
+from .run_folder import Log, RunFolder
+
+__all__ = ["Run", "told"]
+
+Array = NDArray[Any]
+Batch = Preferences | Callable[[Params], Preferences]
+
+
+class Watched(Loss):
+    """A loss that remembers what it last read: the log-probs that a step computes anyway."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.name, loss.terms)
+        self.logp = np.zeros((0, 0))
+
+    def __call__(
+        self,
+        logp: ArrayLike | Mapping[str, ArrayLike],
+        ref_logp: ArrayLike | None = None,
+        length: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
+        **facts: ArrayLike,
+    ) -> tuple[Array, Any]:
+        if isinstance(logp, Mapping):
+            self.logp = np.asarray(logp["logp"] if "logp" in logp else np.asarray(logp["token_logp"]).sum(axis=-1))
+        return super().__call__(logp, ref_logp, length, weight, **facts)
+
+
+class Batches:
+    """`Preferences.epoch` after epoch, and where it stands: the generator before this epoch, the batches taken of it.
+
+    One batch that holds everything is not shuffled: there is no order to draw.
+    """
+
+    def __init__(
+        self, pairs: Preferences, size: int, rng: np.random.Generator, position: Mapping[str, Any] | None
+    ) -> None:
+        self.pairs, self.size, self.rng, self.taken = pairs, size, rng, 0
+        self.now = pairs
+        if position:
+            rng.bit_generator.state, self.taken = position["rng"], position["taken"]
+        self.began = rng.bit_generator.state
+
+    @property
+    def position(self) -> dict[str, Any]:
+        return {"rng": self.began, "taken": self.taken}
+
+    def __iter__(self) -> Iterator[Preferences]:
+        while True:
+            whole = self.size >= len(self.pairs)
+            epoch = iter([self.pairs]) if whole else self.pairs.epoch(self.size, self.rng)
+            for batch in islice(epoch, self.taken, None):
+                self.now, self.taken = batch, self.taken + 1
+                yield batch
+            self.began, self.taken = self.rng.bit_generator.state, 0
+
+
+class Run:
+    """One training run: what it is made of, and the loop."""
+
+    def __init__(self, problem: Problem, options: Options) -> None:
+        self.problem, self.options = problem, options
+        self.loss = Watched(make_loss(options))
+        self.beta = float(options.hyperparameters.get("beta", options.hyperparameters.get("tau", 1.0)))
+        self.optimizer = _optimizer(options)
+
+    def rehearse(self) -> None:
+        """One gradient of two rows: whatever the loss lacks shows before a folder is made."""
+        some = self.problem.train.slice(np.arange(min(2, len(self.problem.train))))
+        value_and_grad(
+            self.problem.policy, self.problem.reference, self._batch(some)(self.problem.reference), self.loss
+        )
+
+    def steps(
+        self, folder: RunFolder, log: Log, save_seconds: float, done: tuple[dict[str, Array], dict[str, Any]] | None
+    ) -> Iterator[dict[str, Any]]:
+        """The log's lines, one a step; `self.params` are then those after it."""
+        problem, options = self.problem, self.options
+        arrays, progress = done or ({}, {"step": 0, "batches": None})
+        self.params: Params = _part(arrays, "params/") or problem.reference
+        state: State | None = _part(arrays, "state/") or None
+        number, last, size = progress["step"], options.max_steps or 0, options.batch_size or len(problem.train)
+        batches = Batches(problem.train, size, np.random.default_rng([options.seed, 1]), progress["batches"])
+        saved = -np.inf  # the first checkpoint follows the first step
+        every = map(self._batch, islice(batches, last - number))
+        for step in train(problem.policy, self.params, every, self.loss, self.optimizer, state):
+            number += 1
+            if not np.isfinite(step.value) or any((np.isnan(p) | np.isposinf(p)).any() for p in step.params.values()):
+                raise ValueError(f"training diverged at step {number}, the loss being {step.value:g}: "
+                                 f"learning_rate {options.learning_rate:g} is too large; expected a smaller one")
+            line = {
+                "step": number,
+                "epoch": self._epoch(number),
+                "loss": step.value,
+                **self._metrics(batches.now),
+                "grad_norm": global_norm(step.grad),
+                "learning_rate": options.learning_rate,
+            }
+            self.params = step.params
+            if number % (options.eval_steps or 1) == 0 or number == last:
+                line |= self.evaluate(self.params)
+            log.append({key: x if np.isfinite(x) else None for key, x in line.items()})
+            if time.monotonic() - saved >= save_seconds or number == last:
+                kept = {f"params/{name}": p for name, p in step.params.items()} | {
+                    f"state/{name}": s for name, s in step.state.items()
+                }
+                folder.save(kept, {"step": number, "batches": batches.position}, log)
+                saved = time.monotonic()
+            yield line
+
+    def evaluate(self, params: Params) -> dict[str, float]:
+        """Of the held-out part, under TRL's names; of the whole policy, under ours."""
+        found: dict[str, float] = {}
+        if self.problem.held is not None:
+            value, _ = value_and_grad(self.problem.policy, params, self._batch(self.problem.held)(params), self.loss)
+            found = {"eval_loss": value, **{f"eval_{name}": x for name, x in self._metrics(self.problem.held).items()}}
+        whole = self.problem.whole(params)
+        return found | {"kl/reference": whole.kl, "length/policy": whole.length}
+
+    def _epoch(self, step: int) -> float:
+        n, size = len(self.problem.train), self.options.batch_size or len(self.problem.train)
+        whole, more = divmod(step, -(-n // size))
+        return whole + more * size / n
+
+    def _metrics(self, pairs: Preferences) -> dict[str, float]:
+        return measured(self.loss.logp, pairs, self.problem.length(pairs), self.beta)
+
+    def _batch(self, pairs: Preferences) -> Callable[[Params], Preferences]:
+        """The batch as the loss needs it.
+
+        KTO's reference point is max(0, mean log-ratio) of completions after prompts that are not theirs, under the
+        current policy. An n-gram gives a completion the same probability after every prompt, so these are the
+        log-ratios of the batch itself.
+        """
+        if "z0" not in self.loss.needs:
+            return lambda params: pairs
+        index, weight = np.asarray(pairs.index)[:, 0], np.asarray(pairs.weight, float)
+        rows, where = np.unique(index, return_inverse=True)
+        ref_logp = pairs.responses.facts["ref_logp"][rows]
+
+        def batch(params: Params) -> Preferences:
+            log_ratio = (read(self.problem.policy, params, pairs.responses, rows, ["logp"])[0]["logp"] - ref_logp)[
+                where
+            ]
+            return pairs.with_facts(z0=max(0.0, float(weight @ log_ratio / weight.sum())))
+
+        return batch
+
+
+def told(problem: Problem, options: Options) -> Problem:
+    """The same problem, its comparisons told what the loss needs of the reference."""
+    loss = make_loss(options)
+    readings = [
+        "logp",
+        *(name.removeprefix("ref_") for name in loss.needs if name.startswith("ref_") and name != "ref_logp"),
+        *(["kl"] if "kl" in loss.reads else []),
+    ]
+    policy, reference = problem.policy, problem.reference
+
+    def tell(pairs: Preferences | None, *names: str) -> Any:
+        return pairs and pairs.with_reference(policy, reference, *names)
+
+    return replace(problem, train=tell(problem.train, *readings), held=tell(problem.held, *readings))
+
+
+def measured(logp: Array, pairs: Preferences, length: Array, beta: float) -> dict[str, float]:
+    """TRL's metrics of a batch, `length/` beside them; of labelled completions, means over those of each label."""
+    ref_logp, weight = np.asarray(pairs.fact("ref_logp")), np.asarray(pairs.weight, float)
+    if logp.shape[1] == 2:
+        share = weight / weight.sum()
+        return {
+            **preference_metrics(logp, ref_logp, beta, weight),
+            "length/chosen": float(share @ length[:, 0]),
+            "length/rejected": float(share @ length[:, 1]),
+        }
+    label = np.asarray(pairs.facts["label"], bool)
+    reward = beta * (logp - ref_logp)[:, 0].astype(float)
+    found: dict[str, float] = {}
+    for name, rows in (("chosen", label), ("rejected", ~label)):
+        if weight[rows].sum() > 0:
+            share = weight[rows] / weight[rows].sum()
+            found |= {
+                f"rewards/{name}": float(share @ reward[rows]),
+                f"logps/{name}": float(share @ logp[rows, 0].astype(float)),
+                f"length/{name}": float(share @ length[rows, 0]),
+            }
+    if "rewards/chosen" in found and "rewards/rejected" in found:
+        found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
+    return found
+
+
+def _optimizer(options: Options) -> Optimizer:
+    made: Optimizer = getattr(optim, options.optimizer)(options.learning_rate)
+    return made if options.max_grad_norm is None else optim.clip(made, options.max_grad_norm)
+
+
+def _part(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

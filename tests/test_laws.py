@@ -1,0 +1,267 @@
+"""Laws that hold for all numbers, over the whole registry: a loss that is added is held to them without a line here."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import HYPER, REGIMES, columns, draw, draw_hyper, log_probs, losses, names, seeds
+
+from dpo_numpy.losses import LOSSES
+
+EPS = np.finfo(float).eps
+beta = st.floats(*HYPER["beta"])
+few = settings(max_examples=60)
+
+#: losses of a margin score_w - score_l, where no response counts by itself
+MARGIN = sorted(name for name in LOSSES if all("margin" in term.link.fn.__qualname__ for term in LOSSES[name]().terms))
+COUPLED = ["aot"]
+
+
+def make(name, seed, size=5, dtype=np.float64, regime="ordinary"):
+    """A loss with random hyper-parameters, readings, facts."""
+    rng = np.random.default_rng(seed)
+    loss = LOSSES[name](**draw_hyper(rng, LOSSES[name]))
+    return loss, *draw(rng, loss, size, dtype, regime)
+
+
+def rows(x, order):
+    return {key: value[order] for key, value in x.items()}
+
+
+# ---- one loss is another
+
+@few
+@given(beta, log_probs(3, 2), log_probs(3, 2))
+def test_losses_that_contain_dpo(beta, logp, ref):
+    """cdpo(eps=0) = dpop(lam=0) = rpo(alpha=0) = dpo, and aot one row at a time"""
+    value, grad = LOSSES["dpo"](beta=beta)(logp, ref)
+    for name, hyper in (("cdpo", {"eps": 0}), ("dpop", {"lam": 0}), ("rpo", {"alpha": 0})):
+        again, dagain = LOSSES[name](beta=beta, **hyper)(logp, ref, length=np.full((3, 2), 7))
+        np.testing.assert_array_equal(again, value)
+        np.testing.assert_array_equal(dagain, grad)
+    for b in range(3):
+        one, done = LOSSES["aot"](beta=beta)(logp[b:b + 1], ref[b:b + 1])
+        # (w - l) - (rw - rl) for (w - rw) - (l - rl): six roundings of numbers below 2000 move z by beta times that
+        room = 6 * 1000 * EPS * beta
+        np.testing.assert_allclose(one, value[b:b + 1], rtol=room, atol=room)
+        np.testing.assert_allclose(done, grad[b:b + 1], rtol=max(room, 8 * EPS), atol=beta * room)
+
+
+@few
+@given(beta, log_probs(3, 2), log_probs(3, 2))
+def test_tdpo_without_kl_is_dpo(beta, logp, ref):
+    value, grad = LOSSES["dpo"](beta=beta)(logp, ref)
+    for name in ("tdpo1", "tdpo2"):
+        again, dagain = LOSSES[name](beta=beta)({"logp": logp, "kl": np.zeros((3, 2))}, ref)
+        np.testing.assert_array_equal(again, value)
+        np.testing.assert_array_equal(dagain["logp"], grad)
+
+
+@few
+@given(st.floats(*HYPER["tau"]), beta, log_probs(3, 2), st.floats(0, 3), st.floats(0, 3))
+def test_values_at_the_reference(tau, beta, logp, lam_d, lam_u):
+    np.testing.assert_allclose(LOSSES["ipo"](tau=tau)(logp, logp)[0], 1 / (4 * tau**2), rtol=4 * EPS)
+    np.testing.assert_allclose(LOSSES["dpo"](beta=beta)(logp, logp)[0], np.log(2), rtol=2 * EPS)
+    kto, label = LOSSES["kto"](beta=beta, lam_d=lam_d, lam_u=lam_u), [True, False, True]
+    value, _ = kto(logp[:, :1], logp[:, :1], label=label, z0=0)
+    assert value.tolist() == [lam_d / 2, lam_u / 2, lam_d / 2]
+
+
+@few
+@given(beta, log_probs(3, 2), log_probs(3, 2))
+def test_dpo_of_exchanged_labels(beta, logp, ref):
+    """-log σ(z) and -log σ(-z) differ by z, and σ(z) + σ(-z) = 1."""
+    value, grad = LOSSES["dpo"](beta=beta)(logp, ref)
+    swapped, dswapped = LOSSES["dpo"](beta=beta)(logp[:, ::-1], ref[:, ::-1])
+    z = beta * ((logp - ref) @ [1, -1])
+    np.testing.assert_allclose(swapped - value, z, rtol=4 * EPS, atol=4 * EPS * (1 + abs(z).max()))
+    # -β σ(-z) for the chosen and +β σ(z) for what is now the rejected: they part by β
+    np.testing.assert_allclose(dswapped[:, 1] - grad[:, 0], beta, rtol=8 * EPS)
+
+
+@few
+@given(beta, st.floats(0.01, 0.49), log_probs(3, 2), log_probs(3, 2))
+def test_cdpo_is_the_mean_over_noisy_labels(beta, eps, logp, ref):
+    value, grad = LOSSES["cdpo"](beta=beta, eps=eps)(logp, ref)
+    right, dright = LOSSES["dpo"](beta=beta)(logp, ref)
+    wrong, dwrong = LOSSES["dpo"](beta=beta)(logp[:, ::-1], ref[:, ::-1])
+    np.testing.assert_allclose(value, (1 - eps) * right + eps * wrong, rtol=6 * EPS)
+    np.testing.assert_allclose(grad, (1 - eps) * dright + eps * dwrong[:, ::-1], rtol=0, atol=8 * EPS * beta)
+
+
+# ---- symmetries
+
+def test_margin_losses_are_recognized():
+    assert {"dpo", "cdpo", "ipo", "hinge", "aot", "simpo", "tdpo1"} <= set(MARGIN)
+    assert not {"sft", "rpo", "dpop", "kto"} & set(MARGIN)
+
+
+@few
+@given(st.sampled_from(MARGIN), seeds)
+def test_margin_slopes_sum_to_zero(name, seed):
+    """A constant that both responses share, log Z(x), cannot matter: slopes are opposite (per token, if means)."""
+    loss, read, facts = make(name, seed)
+    _, grad = loss(read, **facts)
+    by_length = facts.get("length", np.ones(2))
+    d = grad["logp"] * by_length
+    # opposite numbers, divided by the length and multiplied again
+    np.testing.assert_allclose(d[:, 0], -d[:, 1], rtol=2 * EPS)
+
+
+@few
+@given(st.sampled_from(MARGIN), seeds, st.integers(-64, 0))
+def test_a_common_shift_cancels(name, seed, shift):
+    """log Z(x): the same bits, in numbers of few digits; but for what D adds to a score, rounded there"""
+    loss, read, facts = make(name, seed)
+    assume("length" not in loss.needs)  # a mean divides each response's share by its own length
+    read = {key: np.round(x * 1024) / 1024 for key, x in read.items()}
+    facts = {key: np.round(x * 1024) / 1024 for key, x in facts.items()}
+    value, grad = loss(read, **facts)
+    again, dagain = loss({**read, "logp": read["logp"] + shift}, **facts)
+    room = 8 * EPS * (64 + np.abs(list(read.values())).max()) * ("kl" in read)
+    np.testing.assert_allclose(again, value, rtol=4 * EPS * ("kl" in read), atol=abs(grad["logp"]).max() * room)
+    for key in grad:  # slopes of at most beta²/4 = 25, times alpha < 2
+        np.testing.assert_allclose(dagain[key], grad[key], rtol=4 * EPS * ("kl" in read), atol=50 * room)
+
+
+@few
+@given(losses, seeds, st.sampled_from(sorted(REGIMES)))
+def test_the_order_of_comparisons_does_not_matter(name, seed, regime):
+    loss, read, facts = make(name, seed, regime=regime)
+    order = np.random.default_rng(seed).permutation(5)
+    weight = np.random.default_rng(seed).integers(1, 4, 5)  # exact sums
+    if name in COUPLED:  # ties in one margin may share the others in another order; their total is tested in test_links
+        u = read["logp"] @ [1, -1]
+        assume(len(np.unique(u)) == 5)
+    value, grad = loss(read, weight=weight, **facts)
+    again, dagain = loss(rows(read, order), weight=weight[order], **rows(facts, order))
+    np.testing.assert_allclose(again, value[order], rtol=8 * EPS * (name in COUPLED))
+    for key in grad:
+        np.testing.assert_allclose(dagain[key], grad[key][order], rtol=8 * EPS * (name in COUPLED))
+
+
+@few
+@given(losses, seeds, st.integers(0, 4))
+def test_weight_two_is_the_row_twice(name, seed, twice):
+    loss, read, facts = make(name, seed)
+    order, weight = np.array([*range(5), twice]), np.ones(5)
+    weight[twice] = 2
+    value, grad = loss(read, weight=weight, **facts)
+    copied, dcopied = loss(rows(read, order), **rows(facts, order))
+    room = 8 * EPS  # the sum or mean of two
+    mean = copied[:5].copy()
+    mean[twice] = (copied[twice] + copied[5]) / 2
+    np.testing.assert_allclose(value, mean, rtol=room)
+    for key, d in dcopied.items():
+        total = d[:5].copy()
+        total[twice] += d[5]
+        np.testing.assert_allclose(grad[key], total, rtol=room, atol=room * np.abs(d).max())
+
+
+@few
+@given(losses, seeds, st.integers(0, 4))
+def test_weight_zero_is_no_row(name, seed, gone):
+    loss, read, facts = make(name, seed)
+    weight, left = np.ones(5), np.delete(np.arange(5), gone)
+    weight[gone] = 0
+    value, grad = loss(read, weight=weight, **facts)
+    without, dwithout = loss(rows(read, left), **rows(facts, left))
+    np.testing.assert_array_equal(value[left], without)
+    for key in grad:
+        np.testing.assert_array_equal(grad[key][left], dwithout[key])
+        assert not grad[key][gone].any()
+
+
+@few
+@given(losses, seeds, st.floats(0.01, 100), st.sampled_from([np.float32, np.float64]))
+def test_scaling_a_loss(name, seed, factor, dtype):
+    loss, read, facts = make(name, seed, dtype=dtype)
+    value, grad = loss(read, **facts)
+    scaled, dscaled = (factor * loss)(read, **facts)
+    doubled, ddoubled = (loss + loss)(read, **facts)
+    room = 4 * len(loss.terms) * np.finfo(dtype).eps
+    assert scaled.dtype == value.dtype == dtype
+    np.testing.assert_allclose(scaled, dtype(factor) * value, rtol=room)
+    np.testing.assert_allclose(doubled, 2 * value, rtol=room)
+    for key in grad:
+        np.testing.assert_allclose(dscaled[key], dtype(factor) * grad[key], rtol=room)
+        np.testing.assert_allclose(ddoubled[key], 2 * grad[key], rtol=room)
+
+
+# ---- all numbers
+
+@few
+@given(losses, seeds, st.sampled_from(sorted(REGIMES)), st.sampled_from([np.float32, np.float64, np.longdouble]))
+def test_finite_numbers_give_finite_numbers(name, seed, regime, dtype):
+    """in the dtype they came in; an overflow or an invalid operation would be a warning, and so an error"""
+    loss, read, facts = make(name, seed, dtype=dtype, regime=regime)
+    value, grad = loss(read, **facts)
+    assert np.isfinite(value).all()
+    for d in grad.values():
+        assert np.isfinite(d).all()
+        assert d.dtype == value.dtype == dtype
+
+
+@pytest.mark.parametrize("where", ["reading", "fact"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_nan_propagates(name, where):
+    """to the value of its row (of some row, where rows are coupled) and to no other"""
+    loss, read, facts = make(name, 0)
+    spoiled = [key for key, x in (read if where == "reading" else facts).items() if x.dtype.kind == "f"]
+    for key in spoiled:
+        for k in range(columns(loss)):
+            given_read, given_facts = ({name: np.array(x) for name, x in told.items()} for told in (read, facts))
+            x = {**given_read, **given_facts}[key]
+            x[(2, k) if x.ndim == 2 else 2] = np.nan
+            value, _ = loss(given_read, **given_facts)
+            clean, grad = loss(read, **facts)
+            if key == "logp" and not grad[key][:, k].any():  # sft: the rejected response is not read
+                np.testing.assert_array_equal(value, clean)
+            elif name in COUPLED:
+                assert np.isnan(value).sum() == 1
+            else:
+                assert np.isnan(value).tolist() == [False, False, True, False, False]
+                np.testing.assert_array_equal(np.delete(value, 2), np.delete(clean, 2))
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in LOSSES for key in names(LOSSES[name])])
+def test_every_hyper_parameter_changes_the_loss(name, key):
+    """value and gradient, from the default to another"""
+    loss, read, facts = make(name, 1, regime="ordinary")
+    default = inspect.signature(LOSSES[name]).parameters[key].default
+    for other in HYPER[key] if isinstance(default, str) else [0.5 * default + 0.2, 1.5 * default + 0.1]:
+        other = min(other, 0.45) if key == "eps" else other
+        if other == default:
+            continue
+        facts = {**facts, "length": np.full((5, columns(loss)), 3) + np.arange(columns(loss))}
+        value, grad = LOSSES[name]()(read, **facts)
+        again, dagain = LOSSES[name](**{key: other})(read, **facts)
+        assert (abs(again - value) > 1e-9 * abs(value)).any()
+        assert any((abs(dagain[r] - grad[r]) > 1e-9 * abs(grad[r])).any() for r in grad)
+
+
+@few
+@given(losses, seeds)
+def test_gradient_by_differences(name, seed):
+    """along a random direction in all readings at once, what is stopped standing still"""
+    loss, read, facts = make(name, seed, dtype=np.longdouble, regime="ordinary")
+    weight = np.random.default_rng(seed).random(5) + 0.5
+    _, grad = loss(read, weight=weight, **facts)
+    rng = np.random.default_rng(seed + 1)
+    # A reading whose gradient is identically 0 in a column is stopped there: it stays where it is
+    direction = {key: rng.normal(size=x.shape) * grad[key].astype(bool).any(axis=0) for key, x in read.items()}
+    if name in COUPLED:
+        assume(np.diff(np.sort(read["logp"] @ [1, -1])).min() > 1e-3)
+
+    def f(h):
+        return weight @ loss({key: x + h * direction[key] for key, x in read.items()}, weight=weight, **facts)[0]
+
+    h = np.longdouble(1e-5)
+    measured = (f(-2 * h) - f(2 * h) + 8 * (f(h) - f(-h))) / (12 * h)
+    claimed = sum((grad[key] * direction[key]).sum() for key in grad)
+    scale = sum(np.abs(grad[key] * direction[key]).sum() for key in grad) + abs(f(0))
+    assume(abs(measured - (f(h) - f(-h)) / (2 * h)) < 1e-6 * scale)  # hinge, dpop: the two differ where the slope jumps
+    # h⁴ f⁽⁵⁾/30, a slope of up to beta (1 + lam) = 1010 in each of five derivatives; rounding: 1e-19/1e-5 of f
+    assert abs(claimed - measured) <= 1e-9 * scale
