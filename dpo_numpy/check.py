@@ -1,4 +1,4 @@
-"""Is a hand-written gradient right? One random direction at a time, by differences in extended precision or a complex step.
+"""Is a hand-written gradient right? One random direction at a time, by differences in longdouble or complex steps.
 
     check = check_gradient(f, params, grad, rng)          # f: params -> value, grad: what is claimed to be df/dparams
     check.units                                           # 1.0: what rounding each entry of the gradient once can do
@@ -26,10 +26,10 @@ class Check(NamedTuple):
 def finite_difference(f: Callable[[Params], Any], params: Params, direction: Params, step: float | None = None) -> Any:
     """(f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h along `direction`, in longdouble; error h⁴ f⁽⁵⁾/30 and eps |f|/h
 
-    `step` is the distance moved in parameter space, whatever the direction's norm. By default steps of eps^(1/5) times 1/64
-    to 512 are tried, and the larger of the two that agree best is used: how far one may go depends on how steep f is, and
-    on how many parameters share the distance. Where longdouble is no more than float64 (Windows, Apple), expect 1e-12, not
-    1e-15.
+    `step` is the distance moved in parameter space, whatever the direction's norm. By default steps of eps^(1/5)
+    times 1/64 to 512 are tried, and the larger of the two that agree best is used: how far one may go depends on how
+    steep f is, and on how many parameters share the distance. Where longdouble is no more than float64 (Windows,
+    Apple), expect 1e-12, not 1e-15.
     """
     if step is None:
         usual = float(np.finfo(np.longdouble).eps) ** 0.2
@@ -46,8 +46,8 @@ def finite_difference(f: Callable[[Params], Any], params: Params, direction: Par
 def complex_step(f: Callable[[Params], Any], params: Params, direction: Params, step: float = 1e-40) -> Any:
     """Im f(params + i h direction) / h: no difference is taken, so no digits are lost; f must be analytic
 
-    Squire & Trapp 1998. The package's kernels take complex arrays and branch on the real part. Not through a stopped gradient:
-    what is stopped still varies.
+    Squire & Trapp 1998. The package's kernels take complex arrays and branch on the real part. Not through a stopped
+    gradient: what is stopped still varies.
     """
     return f({name: p + 1j * step * direction[name] for name, p in params.items()}).imag / step
 
@@ -56,12 +56,13 @@ def check_gradient(f: Callable[[Params], Any], params: Params, grad: Params, rng
                    method: Callable[..., Any] = finite_difference) -> Check:
     """Compare <grad, d> with the derivative of f along one random normal direction d over all parameters.
 
-    A wrong entry of the gradient shows with probability 1. Check at random parameters of the size that training meets, never
-    only at zero, where much cancels.
+    A wrong entry of the gradient shows with probability 1. Check at random parameters of the size that training meets,
+    never only at zero, where much cancels.
 
     >>> x = {"x": np.array([1.0, 2.0])}
     >>> check = check_gradient(lambda p: (p["x"] ** 3).sum(), x, {"x": 3 * x["x"] ** 2}, np.random.default_rng(0))
-    >>> check.units < 4, check_gradient(lambda p: (p["x"] ** 3).sum(), x, {"x": x["x"] ** 2}, np.random.default_rng(0)).units > 1e12
+    >>> wrong = check_gradient(lambda p: (p["x"] ** 3).sum(), x, {"x": x["x"] ** 2}, np.random.default_rng(0))
+    >>> check.units < 4, wrong.units > 1e12
     (True, True)
     """
     direction = {name: rng.normal(size=p.shape) for name, p in params.items()}

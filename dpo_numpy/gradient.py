@@ -25,16 +25,17 @@ Array = NDArray[Any]
 ToParams = Callable[[Mapping[str, Array]], Params]
 
 CELLS = 1 << 22  # logits held at once: 32 MB of float64, and as much again on the way back
-AXIS = {"token_logp": -2}  # where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
+# where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
+AXIS = {"token_logp": -2}
 
 
 def read(policy: Policy, params: Params, responses: Responses, rows: Array, names: Iterable[str],
          cells: int = CELLS) -> tuple[dict[str, Array], ToParams]:
     """The named readings of n rows of `responses`, {name: (..., n) or (..., n, T)}, and a pullback to the parameters.
 
-    A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks of `cells`
-    logits, like lengths together, and each block is computed again on the way back: memory is a block's, whatever the size of
-    the data, and the gradient is exact also for losses that couple the whole batch.
+    A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks of
+    `cells` logits, like lengths together, and each block is computed again on the way back: memory is a block's,
+    whatever the size of the data, and the gradient is exact also for losses that couple the whole batch.
 
     Raises `ValueError` on an unknown reading and on token ids outside the policy's vocabulary.
     """
@@ -95,8 +96,8 @@ def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Los
 
     A float; with replicates (leading axes on the parameters) an array of their shape.
 
-    Raises `ValueError` when the loss needs a fact that the batch was not told, and when a loss of complete rows meets rankings
-    of unequal length.
+    Raises `ValueError` when the loss needs a fact that the batch was not told, and when a loss of complete rows meets
+    rankings of unequal length.
 
     >>> import dpo_numpy as dn, toy_models
     >>> policy = toy_models.NGram(vocab=3)
@@ -108,7 +109,9 @@ def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Los
     """
     present = batch.index >= 0
     if not present.all() and "present" not in loss.needs:
-        raise ValueError(f"{loss.name} compares complete rows; index row {np.argmin(present.all(axis=1))} is a shorter ranking")
+        raise ValueError(
+            f"{loss.name} compares complete rows; index row {np.argmin(present.all(axis=1))} is a shorter ranking"
+        )
     rows, inverse = np.unique(batch.index[present], return_inverse=True)
     where = np.full(batch.index.shape, -1)
     where[present] = inverse
@@ -117,13 +120,15 @@ def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Los
     facts = {name: fact for name in loss.needs if (fact := batch.fact(name)) is not None}
     value, grad = loss({name: x for name, (x, _) in compared.items()}, weight=batch.weight, **facts)
     total = (batch.weight * value).sum(axis=-1)
-    return (total if total.ndim else total.item()), to_params({name: back(grad[name]) for name, (_, back) in compared.items()})
+    dreadings = {name: back(grad[name]) for name, (_, back) in compared.items()}
+    return (total if total.ndim else total.item()), to_params(dreadings)
 
 
 def scores_matrix(policy: Policy, params: Params, responses: Responses, rows: Array) -> Array:
     """∂ log π(y|x)/∂params for each of n rows of `responses`: (n, P), the parameters flattened one after the other
 
-    To first order, a step Δ moves their log-probs by `scores_matrix(...) @ Δ`. Every row costs a pullback and P numbers.
+    To first order, a step Δ moves their log-probs by `scores_matrix(...) @ Δ`. Every row costs a pullback and P
+    numbers.
 
     >>> from toy_models import Tabular, bandit
     >>> scores_matrix(Tabular(vocab=2), {"W": np.zeros((1, 2))}, bandit([[0.0, 0.0]]).responses, np.arange(2)).tolist()
@@ -138,7 +143,9 @@ def _check_vocabulary(policy: Policy, responses: Responses) -> None:
     largest = responses.memo("largest", lambda: int(responses.tokens[responses.mask].max()))
     if largest >= policy.vocab:
         row = np.argmax(((responses.tokens >= policy.vocab) & responses.mask).any(axis=1))
-        raise ValueError(f"tokens hold id {largest}, row {row} the first that is too large; expected ids below vocab, {policy.vocab}")
+        raise ValueError(
+            f"tokens hold id {largest}, row {row} the first that is too large; expected ids below vocab, {policy.vocab}"
+        )
 
 
 def _blocks(width: Array, vocab: int, cells: int) -> Iterator[Array]:

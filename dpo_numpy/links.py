@@ -1,8 +1,8 @@
 """Arrow 4: from scores to a loss. Kernels know one comparison, lifts know the axes.
 
-A kernel takes scalars (arrays of any one shape) to `(value, slope)`, the slope being d value / d argument, or a tuple of them.
-A lift makes a link of it, `(s (..., B, K), weight (B,), facts) -> (value (..., B), ds like s)`, where ds is the gradient of
-Σ_b weight_b value_b. That lets a link couple the batch (`sorted_margins`).
+A kernel takes scalars (arrays of any one shape) to `(value, slope)`, the slope being d value / d argument, or a tuple
+of them. A lift makes a link of it, `(s (..., B, K), weight (B,), facts) -> (value (..., B), ds like s)`, where ds is
+the gradient of Σ_b weight_b value_b. That lets a link couple the batch (`sorted_margins`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .numerics import log_sigmoid, sigmoid
 from .scores import Values
 
-__all__ = ["Link", "chosen", "dpop", "each", "hinge", "kto", "logistic", "margin", "negative", "pair", "sorted_margins", "squared"]
+__all__ = ["Link", "chosen", "dpop", "each", "hinge", "kto", "logistic", "margin", "negative", "pair", "sorted_margins",
+           "squared"]
 
 Array = NDArray[Any]
 Kernel = Callable[..., tuple[Array, Any]]
@@ -63,7 +64,7 @@ def dpop(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Arra
 
 
 def kto(s: Array, label: Array, z0: Array, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
-    """φ(s) = λ (1 - σ(z)) = λ σ(-z),   φ'(s) = ∓λβ σ(z) σ(-z),   z = ±β (s - z₀), + and λ_D where desired, - and λ_U where not"""
+    """φ(s) = λ (1 - σ(z)) = λ σ(-z),   φ'(s) = ∓λβ σ(z) σ(-z),   z = ±β (s - z₀);  + and λ_D if desired"""
     dtype, lam, rate = s.real.dtype, np.where(label, lam_d, lam_u), np.where(label, beta, -beta)
     z = rate.astype(dtype) * (s - z0)
     return lam.astype(dtype) * sigmoid(-z), (-lam * rate).astype(dtype) * sigmoid(z) * sigmoid(-z)
@@ -113,7 +114,8 @@ def each(kernel: Kernel, *needs: str, **hyper: float) -> Link:
     """value_b = φ(s, label_b, the facts named): unpaired data, one response a row"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        told = (facts[name][..., 0] if facts[name].ndim > 1 else facts[name] for name in ("label", *needs))  # (B, 1) or (B,)
+        # (B, 1) or (B,)
+        told = (facts[name][..., 0] if facts[name].ndim > 1 else facts[name] for name in ("label", *needs))
         value, slope = kernel(s[..., 0], *told, **hyper)
         return value, (weight * slope)[..., None]
 
@@ -121,10 +123,11 @@ def each(kernel: Kernel, *needs: str, **hyper: float) -> Link:
 
 
 def sorted_margins(kernel: Kernel, **hyper: float) -> Link:
-    """Σ_k w φ(u₍ₖ₎ - v₍ₖ₎): the batch's policy margins u = s_w - s_l and reference margins v, each sorted, meet rank by rank
+    """Σ_k w φ(u₍ₖ₎ - v₍ₖ₎): the policy's margins u = s_w - s_l and the reference's v, each sorted, meet rank by rank
 
-    With weights, the ranks are those of the two weighted distributions (the monotone coupling of optimal transport), so that
-    weight 2 is the row twice. A row's value is the mean over the mass it meets. Ties: any order gives the same total.
+    With weights, the ranks are those of the two weighted distributions (the monotone coupling of optimal transport), so
+    that weight 2 is the row twice. A row's value is the mean over the mass it meets. Ties: any order gives the same
+    total.
     """
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:

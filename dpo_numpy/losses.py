@@ -3,9 +3,9 @@
     loss = LOSSES["dpo"](beta=0.1)
     value, grad = loss(logp, ref_logp)            # (B, 2), (B, 2) -> (B,), (B, 2)
 
-Column 0 is the chosen response, column 1 the rejected. `grad` is the gradient of Σ_b weight_b value_b in what the loss reads,
-`weight` being 1 where it is not told. Notation in the formulas: ℓ = log π(y|x) in nats, summed over the |y| response tokens that
-count (EOS included); a, b = log π/π_ref of the chosen and the rejected; h = a - b.
+Column 0 is the chosen response, column 1 the rejected. `grad` is the gradient of Σ_b weight_b value_b in what the loss
+reads, `weight` being 1 where it is not told. Notation in the formulas: ℓ = log π(y|x) in nats, summed over the |y|
+response tokens that count (EOS included); a, b = log π/π_ref of the chosen and the rejected; h = a - b.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Loss:
         return self.name
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(f"{self.name} + {other.name}", self.terms + other.terms) if isinstance(other, Loss) else NotImplemented
+        if not isinstance(other, Loss):
+            return NotImplemented
+        return Loss(f"{self.name} + {other.name}", self.terms + other.terms)
 
     def __mul__(self, factor: float) -> Loss:
         scaled = tuple(term._replace(coefficient=factor * term.coefficient) for term in self.terms)
@@ -58,16 +60,23 @@ class Loss:
 
     __rmul__ = __mul__
 
-    def __call__(self, logp: ArrayLike | Mapping[str, ArrayLike], ref_logp: ArrayLike | None = None,
-                 length: ArrayLike | None = None, weight: ArrayLike | None = None, **facts: ArrayLike) -> tuple[Array, Any]:
+    def __call__(
+        self,
+        logp: ArrayLike | Mapping[str, ArrayLike],
+        ref_logp: ArrayLike | None = None,
+        length: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
+        **facts: ArrayLike,
+    ) -> tuple[Array, Any]:
         """value (..., B) a comparison, and the gradient of Σ_b weight_b value_b, shaped like what is read.
 
-        logp     (..., B, K) log-probs in nats; a dict by name for a loss of several readings, whose gradients are a dict too
+        logp     (..., B, K) log-probs in nats; for a loss of several readings a dict by name, and so are its gradients
         ref_logp (..., B, K) the reference's
         length   (..., B, K) response tokens that count
         weight   (B,), 1 each where it is not given
 
-        Facts are cast to the dtype of the readings (integers count as float64), so float32 stays float32. NaN propagates.
+        Facts are cast to the dtype of the readings (integers count as float64), so float32 stays float32. NaN
+        propagates.
 
         Raises `ValueError` on a missing fact or reading, and on shapes that do not fit.
         """
@@ -76,7 +85,9 @@ class Loss:
         first = readings[self.reads[0]]
         told = {"ref_logp": ref_logp, "length": length, **facts}
         known = {name: self._fact(name, told.get(name), first) for name in self.needs}
-        weights = np.ones(first.shape[-2:-1], first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
+        weights = (
+            np.ones(first.shape[-2:-1], first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
+        )
         if weights.shape != first.shape[-2:-1]:
             raise ValueError(f"weight has shape {weights.shape}; expected {first.shape[-2:-1]}")
         total: Any = 0
@@ -92,7 +103,9 @@ class Loss:
     def _readings(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
         missing = [name for name in self.reads if name not in given]
         if missing:
-            raise ValueError(f"{self.name} reads {', '.join(self.reads)}; {missing[0]} was not given: pass a dict of arrays by name")
+            raise ValueError(
+                f"{self.name} reads {', '.join(self.reads)}; {missing[0]} was not given: pass a dict of arrays by name"
+            )
         x = {name: np.asarray(given[name]) for name in self.reads}
         dtype = np.result_type(*x.values(), np.float16)
         dtype = dtype if dtype.kind in "fc" and dtype.itemsize > 2 else np.dtype(np.float64)
@@ -128,7 +141,7 @@ def named(factory: Callable[..., Loss]) -> Callable[..., Loss]:
 
 
 def term(name: str, score: Score, link: Link, **hyper: Any) -> Loss:
-    shown = ", ".join(f"{key}={value:g}" if isinstance(value, (int, float)) else f"{key}={value}" for key, value in hyper.items())
+    shown = ", ".join(f"{key}={value if isinstance(value, str) else f'{value:g}'}" for key, value in hyper.items())
     return Loss(f"{name}({shown})", (Term(1.0, score, link),))
 
 
@@ -138,13 +151,15 @@ def term(name: str, score: Score, link: Link, **hyper: Any) -> Loss:
 def dpo(beta: float = 0.1) -> Loss:
     """L = -log σ(β h),   ∂L/∂a = -β σ(-βh),   ∂L/∂b = +β σ(-βh)
 
-    Direct preference optimization: logistic regression on the difference of log-ratios. The weight σ(-βh) is the probability
-    that the implicit rewards β·log-ratio give to the wrong order. At policy = reference the loss is log 2, the slopes ∓β/2.
+    Direct preference optimization: logistic regression on the difference of log-ratios. The weight σ(-βh) is the
+    probability that the implicit rewards β·log-ratio give to the wrong order. At policy = reference the loss is log 2,
+    the slopes ∓β/2.
 
-    Rafailov et al. 2023, arXiv:2305.18290, eq. 7 (loss) and the gradient of section 4. Nats; `logp`, `ref_logp` (..., B, 2).
+    Rafailov et al. 2023, arXiv:2305.18290, eq. 7 (loss) and the gradient of section 4. `logp` and `ref_logp` are in
+    nats, (..., B, 2).
 
-    Elsewhere: some average log-probs over tokens where the paper sums them; TRL >= 0.29 accepts `label_smoothing` and ignores it
-    for this loss (ours is `cdpo`).
+    Elsewhere: some average log-probs over tokens where the paper sums them; TRL >= 0.29 accepts `label_smoothing` and
+    ignores it for this loss (ours is `cdpo`).
 
     >>> value, grad = dpo(beta=0.1)([[-2.1, -4.5]], [[-3.0, -3.2]])
     >>> value.round(6), grad.round(6)
@@ -160,7 +175,8 @@ def cdpo(beta: float = 0.1, eps: float = 0.1) -> Loss:
     Conservative DPO: a label is wrong with probability ε. Unlike DPO it has a finite minimum, at βh = log((1-ε)/ε).
     `cdpo(eps=0)` is `dpo`.
 
-    Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO" (ericmitchell.ai/cdpo.pdf). 0 <= ε < 1/2.
+    Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO" (ericmitchell.ai/cdpo.pdf).
+    0 <= ε < 1/2.
 
     Elsewhere: `label_smoothing` of `loss_type="sigmoid"` in TRL <= 0.28 and of the original DPO code.
 
@@ -168,25 +184,29 @@ def cdpo(beta: float = 0.1, eps: float = 0.1) -> Loss:
     >>> bool(abs(grad).max() < 1e-15)
     True
     """
-    return term("cdpo", log_ratio, margin(links.logistic, beta=positive("beta", beta), eps=within("eps", eps, 0, 0.5)), beta=beta, eps=eps)
+    link = margin(links.logistic, beta=positive("beta", beta), eps=within("eps", eps, 0, 0.5))
+    return term("cdpo", log_ratio, link, beta=beta, eps=eps)
 
 
 @named
 def ipo(tau: float = 0.1, reduction: str = "sum") -> Loss:
     """L = (h - 1/(2τ))²,   ∂L/∂h = 2 (h - 1/(2τ))
 
-    Identity preference optimization: the margin is regressed on a finite target, so certain labels cannot drive it to infinity.
-    At policy = reference the loss is 1/(4τ²). `reduction="mean"` takes each log-ratio per token, a/|y_w| - b/|y_l|.
+    Identity preference optimization: the margin is regressed on a finite target, so certain labels cannot drive it to
+    infinity. At policy = reference the loss is 1/(4τ²). `reduction="mean"` takes each log-ratio per token, a/|y_w| -
+    b/|y_l|.
 
     Azar et al. 2023, arXiv:2310.12036, eq. 17; π there is the probability of the whole response, hence the sum.
 
-    Elsewhere: TRL's DPOTrainer, HALOs and LLaMA-Factory take the mean and call τ `beta`; the original DPO code and OpenRLHF sum.
+    Elsewhere: TRL's DPOTrainer, HALOs and LLaMA-Factory take the mean and call τ `beta`; the original DPO code and
+    OpenRLHF sum.
 
     >>> ipo(tau=0.1)([[-2.1, -4.5]], [[-3.0, -3.2]])[0].round(6)
     array([7.84])
     """
     score = mean(log_ratio) if one_of("reduction", reduction, "sum", "mean") == "mean" else log_ratio
-    return term("ipo", score, margin(links.squared, target=1 / (2 * positive("tau", tau))), tau=tau, reduction=reduction)
+    link = margin(links.squared, target=1 / (2 * positive("tau", tau)))
+    return term("ipo", score, link, tau=tau, reduction=reduction)
 
 
 @named
@@ -218,17 +238,18 @@ def dpop(beta: float = 0.1, lam: float = 50.0) -> Loss:
     >>> dpop(beta=0.1, lam=50.0)([[-3.1, -3.2]], [[-3.0, -3.2]])[1].round(6)
     array([[-3.186513,  0.062481]])
     """
-    return term("dpop", log_ratio, pair(links.dpop, beta=positive("beta", beta), lam=within("lam", lam, 0, math.inf)), beta=beta, lam=lam)
+    link = pair(links.dpop, beta=positive("beta", beta), lam=within("lam", lam, 0, math.inf))
+    return term("dpop", log_ratio, link, beta=beta, lam=lam)
 
 
 @named
 def aot(beta: float = 0.1, eps: float = 0.0) -> Loss:
     """L = mean over ranks k of φ(u₍ₖ₎ - v₍ₖ₎),   φ(h) = -(1-ε) log σ(βh) - ε log σ(-βh)
 
-    Alignment via optimal transport, paired: u = ℓ_w - ℓ_l of the policy and v of the reference, each sorted over the batch, so
-    that the distribution of margins is compared and not each pair. A row's value belongs to its u; its slope flows to the row
-    of that u. The loss depends on what else is in the batch, so parts do *not* add up to the whole; weights count mass, ties
-    leave value and gradient's total unchanged. At B = 1 it is `cdpo`.
+    Alignment via optimal transport, paired: u = ℓ_w - ℓ_l of the policy and v of the reference, each sorted over the
+    batch, so that the distribution of margins is compared and not each pair. A row's value belongs to its u; its slope
+    flows to the row of that u. The loss depends on what else is in the batch, so parts do *not* add up to the whole;
+    weights count mass, ties leave value and gradient's total unchanged. At B = 1 it is `cdpo`.
 
     Melnyk et al. 2024, arXiv:2406.05882.
 
@@ -262,8 +283,8 @@ def tdpo1(beta: float = 0.1) -> Loss:
 def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> Loss:
     """L = -log σ(β (h - α (D_l - sg D_w))),   D = Σₜ KL(π_ref || π) along the response, sg a stopped gradient
 
-    Token-level DPO, second version: ∂L/∂D_l = +αβσ(-z), and *nothing* flows into D_w: ∂L/∂D_w = 0 although the value depends
-    on it. A finite difference of the value does not see that; freeze D_w first.
+    Token-level DPO, second version: ∂L/∂D_l = +αβσ(-z), and *nothing* flows into D_w: ∂L/∂D_w = 0 although the value
+    depends on it. A finite difference of the value does not see that; freeze D_w first.
 
     Zeng et al. 2024, arXiv:2404.11999. Readings as in `tdpo1`.
 
@@ -274,7 +295,8 @@ def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> Loss:
     (array([0.693147]), array([[0.  , 0.25]]))
     """
     alpha = within("alpha", alpha, 0, math.inf)
-    return term("tdpo2", sequential_kl(alpha, stop=True), margin(links.logistic, beta=positive("beta", beta)), beta=beta, alpha=alpha)
+    link = margin(links.logistic, beta=positive("beta", beta))
+    return term("tdpo2", sequential_kl(alpha, stop=True), link, beta=beta, alpha=alpha)
 
 
 # ---- without a reference
@@ -343,13 +365,14 @@ def rpo(beta: float = 0.1, alpha: float = 1.0) -> Loss:
 def kto(beta: float = 0.1, lam_d: float = 1.0, lam_u: float = 1.0) -> Loss:
     """L = λ_D (1 - σ(β (r - z₀))) where desired,   λ_U (1 - σ(β (z₀ - r))) where not;   ∂L/∂r = ∓λβ σ(z) σ(-z)
 
-    Kahneman-Tversky optimization of single responses, r the log-ratio: K = 1, `label` (B,) true where desired. The reference
-    point z₀ is a fact, a number or one a row, in nats and >= 0; no gradient flows into it. Its usual estimate is
-    max(0, mean log-ratio of mismatched prompt and response). At policy = reference and z₀ = 0 the loss is λ/2.
+    Kahneman-Tversky optimization of single responses, r the log-ratio: K = 1, `label` (B,) true where desired. The
+    reference point z₀ is a fact, a number or one a row, in nats and >= 0; no gradient flows into it. Its usual estimate
+    is max(0, mean log-ratio of mismatched prompt and response). At policy = reference and z₀ = 0 the loss is λ/2.
 
     Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8 (without the constant λ_y).
 
-    Elsewhere: estimates of z₀ differ, from rotated batches to none at all; some trainers average desired and undesired apart.
+    Elsewhere: estimates of z₀ differ, from rotated batches to none at all; some trainers average desired and undesired
+    apart.
 
     >>> kto(beta=0.1)([[-2.0], [-3.0]], ref_logp=[[-2.0], [-3.0]], label=[True, False], z0=0.0)[1]
     array([[-0.025],
@@ -377,7 +400,9 @@ def positive(name: str, value: float) -> float:
 
 def within(name: str, value: float, low: float, high: float) -> float:
     if not low <= finite(name, value) < high:
-        raise ValueError(f"{name} is {value!r}; expected at least {low:g}" + (f" and below {high:g}" if math.isfinite(high) else ""))
+        raise ValueError(
+            f"{name} is {value!r}; expected at least {low:g}" + (f" and below {high:g}" if math.isfinite(high) else "")
+        )
     return float(value)
 
 

@@ -12,18 +12,20 @@ __all__ = ["accuracy_interval", "preference_metrics"]
 Array = NDArray[Any]
 
 
-def preference_metrics(logp: ArrayLike, ref_logp: ArrayLike, beta: float, weight: ArrayLike | None = None) -> dict[str, float]:
+def preference_metrics(
+    logp: ArrayLike, ref_logp: ArrayLike, beta: float, weight: ArrayLike | None = None
+) -> dict[str, float]:
     """Weighted means over comparisons (B, 2) of log-probs and implicit rewards β (log π - log π_ref), in nats
 
     rewards/chosen, rewards/rejected, rewards/margins : of the implicit rewards, and of their difference
-    rewards/accuracies : share of pairs whose chosen reward is *above* the rejected one; a tie counts 0, so at policy = reference
-                         this is 0, not 1/2
+    rewards/accuracies : share of pairs whose chosen reward is *above* the rejected one; a tie counts 0,
+                         so at policy = reference this is 0, not 1/2
     logps/chosen, logps/rejected : of the log-probs, summed over tokens
 
     Elsewhere: some trainers log rewards without β, or with the reference left out.
 
     >>> {name: round(value, 6) for name, value in preference_metrics([[-2.1, -4.5]], [[-3.0, -3.2]], beta=0.1).items()}
-    {'rewards/chosen': 0.09, 'rewards/rejected': -0.13, 'rewards/margins': 0.22, 'rewards/accuracies': 1.0, 'logps/chosen': -2.1, 'logps/rejected': -4.5}
+    {'rewards/chosen': 0.09, 'rewards/rejected': -0.13, 'rewards/margins': 0.22, 'rewards/accuracies': 1.0, ...}
     """
     logp, ref_logp = np.asarray(logp, float), np.asarray(ref_logp, float)
     if logp.ndim != 2 or logp.shape[1] != 2 or ref_logp.shape != logp.shape:
@@ -37,12 +39,15 @@ def preference_metrics(logp: ArrayLike, ref_logp: ArrayLike, beta: float, weight
     return {name: float(share @ column) for name, column in columns.items()}
 
 
-def accuracy_interval(right: ArrayLike, group: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float, float]:
+def accuracy_interval(
+    right: ArrayLike, group: ArrayLike, weight: ArrayLike | None = None
+) -> tuple[float, float, float]:
     """A weighted share, and its 95% interval when the rows of a group go together: (share, low, high)
 
     share = Σ wᵢ rightᵢ / Σ wᵢ;  its standard error is that of a ratio of sums over G independent groups,
-    se² = G/(G-1) Σ_g (Σ_{i in g} wᵢ (rightᵢ - share))² / (Σ wᵢ)²,  and the interval share ± 1.96 se, cut to [0, 1]. With rows
-    taken as independent it would be too narrow: one reply stands in several pairs. nan bounds for a single group.
+    se² = G/(G-1) Σ_g (Σ_{i in g} wᵢ (rightᵢ - share))² / (Σ wᵢ)²,  and the interval share ± 1.96 se, cut to [0, 1].
+    With rows taken as independent it would be too narrow: one reply stands in several pairs. nan bounds for a single
+    group.
 
     >>> [round(x, 4) for x in accuracy_interval([1, 1, 0, 1], ["a", "a", "b", "c"])]
     [0.75, 0.1886, 1.0]
@@ -63,5 +68,7 @@ def accuracy_interval(right: ArrayLike, group: ArrayLike, weight: ArrayLike | No
 def _weights(weight: ArrayLike | None, n: int) -> Array:
     given = np.ones(n) if weight is None else np.asarray(weight, float)
     if given.shape != (n,) or not (given >= 0).all() or not given.sum() > 0:
-        raise ValueError(f"weight has shape {given.shape} and sum {given.sum()}; expected ({n},) numbers, none negative, not all 0")
+        raise ValueError(
+            f"weight has shape {given.shape} and sum {given.sum()}; expected ({n},) numbers, none negative, not all 0"
+        )
     return given

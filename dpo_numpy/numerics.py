@@ -1,7 +1,7 @@
 """The few functions where overflow and cancellation live; nothing else in the package thinks of them.
 
-All keep the dtype they are given (float32, float64, longdouble) and take complex arrays too, branching on the real part, so
-that complex steps can differentiate through them.
+All keep the dtype they are given (float32, float64, longdouble) and take complex arrays too, branching on the real
+part, so that complex steps can differentiate through them.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def exp_minus_1_minus(d: Array) -> Array:
 
 
 def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
-    """q (eᵈ - 1 - d) and p - q, with d = log p - log q: what KL(q || p) sums over outcomes, and its slopes in the logits of p
+    """q (eᵈ - 1 - d) and p - q, d = log p - log q: what KL(q || p) sums over outcomes, and its slopes in p's logits
 
-    As p and q both sum to 1, the terms add up to Σ q log(q/p); but none is negative, and none cancels where p = q. An outcome
-    without q counts too, as p.
+    As p and q both sum to 1, the terms add up to Σ q log(q/p); but none is negative, and none cancels where p = q. An
+    outcome without q counts too, as p.
 
     >>> kl_terms(np.array([0.0, -np.inf]), np.log([0.5, 0.5]))
     (array([0.19314718, 0.5       ]), array([-0.5,  0.5]))
@@ -75,10 +75,10 @@ def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
 
 
 def log_normalizer(x: Array) -> tuple[Array, Array]:
-    """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis; **x is overwritten** with exp(x - top)
+    """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis; **overwrites x** with exp(x - top)
 
-    rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded at 1,
-    would lose it.
+    rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded
+    at 1, would lose it.
     """
     rows, x = np.arange(x.size // x.shape[-1]), x.reshape(-1, x.shape[-1])
     best = x.real.argmax(axis=-1)

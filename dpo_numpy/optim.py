@@ -44,7 +44,8 @@ def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
 
     def update(grad: Params, state: State, params: Params) -> tuple[Params, State]:
         m = {name: decay * state[f"m/{name}"] + g for name, g in grad.items()}
-        return {name: -rate(state) * v for name, v in m.items()}, {**_next(state), **{f"m/{name}": v for name, v in m.items()}}
+        delta = {name: -rate(state) * v for name, v in m.items()}
+        return delta, {**_next(state), **{f"m/{name}": v for name, v in m.items()}}
 
     return Optimizer(init, update)
 
@@ -77,7 +78,9 @@ def clip(optimizer: Optimizer, max_norm: float) -> Optimizer:
 
     def update(grad: Params, state: State, params: Params) -> tuple[Params, State]:
         norm = global_norm(grad)
-        return optimizer.update({name: g * (max_norm / norm) for name, g in grad.items()} if norm > max_norm else grad, state, params)
+        if norm > max_norm:
+            grad = {name: g * (max_norm / norm) for name, g in grad.items()}
+        return optimizer.update(grad, state, params)
 
     return Optimizer(optimizer.init, update)
 
@@ -91,7 +94,8 @@ def global_norm(grad: Params) -> float:
 def _rate(lr: Rate) -> Callable[[State], float]:
     if callable(lr):
         return lambda state: float(lr(int(state["step"])))
-    return lambda state, fixed=positive("lr", lr): fixed  # type: ignore[misc]
+    fixed = positive("lr", lr)
+    return lambda state: fixed
 
 
 def _start(params: Params) -> State:

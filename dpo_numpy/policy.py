@@ -7,8 +7,8 @@ A policy is an object with
     init(rng) -> params        a flat dict of arrays
     logits(params, tokens)     (..., T, V) with a pullback; `logits[..., t, :]` may look at tokens[..., :t + 1] only
 
-and, where it knows a faster way, any reading under the reading's name (`logp(params, responses, rows) -> value, pullback`) and
-`next_logits(params, tokens, length)`, the logits (N, V) after the first `length` tokens of each row.
+and, where it knows a faster way, any reading under the reading's name (`logp(params, responses, rows) -> value,
+pullback`) and `next_logits(params, tokens, length)`, the logits (N, V) after the first `length` tokens of each row.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng
 
 
 def enumerate_responses(policy: Policy, prompt: Sequence[int], max_length: int) -> Responses:
-    """Every response to a prompt, shortest first: those that end within `max_length` tokens, and the prefixes of that length
+    """Every response to a prompt, shortest first: those that end within `max_length` tokens, and those of that length
     that have not ended (fact `finished` false). Their probabilities sum to 1.
 
     Their number grows as V^max_length: raises `ValueError` beyond 2²⁴ tokens in all.
@@ -92,9 +92,12 @@ def enumerate_responses(policy: Policy, prompt: Sequence[int], max_length: int) 
     else:
         open_, done = np.zeros((1, 0), int), []
         others = np.delete(np.arange(policy.vocab), policy.eos)
-        for length in range(1, max_length + 1):
+        for _ in range(max_length):
             if len(open_) * len(others) * (len(prompt) + max_length) > 1 << 24:
-                raise ValueError(f"max_length is {max_length}: more than 2**24 tokens of responses over {policy.vocab} outcomes; expected fewer")
+                raise ValueError(
+                    f"max_length is {max_length}: more than 2**24 tokens of responses over {policy.vocab} "
+                    "outcomes; expected fewer"
+                )
             done.append(np.column_stack([open_, np.full(len(open_), policy.eos)]))
             open_ = np.column_stack([np.repeat(open_, len(others), axis=0), np.tile(others, len(open_))])
         done.append(open_)
@@ -117,8 +120,8 @@ def exact_kl(policy: Policy, params: Params, ref_policy: Policy, ref_params: Par
              max_length: int) -> float:
     """KL(π || π_ref) = Σ_y π(y|x) log π(y|x)/π_ref(y|x) in nats, over the first `max_length` tokens, by enumeration
 
-    A lower bound on the KL over unbounded responses, which it reaches as unfinished prefixes lose their mass. inf where the
-    reference cannot produce what the policy does.
+    A lower bound on the KL over unbounded responses, which it reaches as unfinished prefixes lose their mass. inf where
+    the reference cannot produce what the policy does.
 
     >>> from toy_models import NGram
     >>> policy, flat, sure = NGram(vocab=2), {"W": np.zeros((2, 2))}, {"W": np.array([[0.0, -40.0]] * 2)}

@@ -4,8 +4,8 @@
     Preferences  responses, index (B, K), weight (B,), facts  which responses are compared, and how much that counts
 
 Column 0 is the chosen response, column 1 the rejected one, later columns are worse still; -1 stands where a ranking is
-shorter than K. Unpaired data are K = 1 with the fact `label`. Soft labels, an exact population, a sample, a resample: they
-differ in the weights only.
+shorter than K. Unpaired data are K = 1 with the fact `label`. Soft labels, an exact population, a sample, a resample:
+they differ in the weights only.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Responses:
             row = _first(np.asarray(tokens < 0))
             raise ValueError(f"tokens has the negative id {tokens.min()} in row {row}; pad with any valid id")
         if tokens.shape[1] and mask[:, 0].any():
-            raise ValueError(f"mask counts the first token of row {_first(mask[:, :1])}, which nothing before it predicts")
+            raise ValueError(
+                f"mask counts the first token of row {_first(mask[:, :1])}, which nothing before it predicts"
+            )
         silent = np.asarray(~mask.any(axis=1))
         if silent.any():
             raise ValueError(f"mask has no response token in row {_first(silent)}")
@@ -153,7 +155,9 @@ class Preferences:
                              f"{len(self.responses)} responses, and -1 only after the last of a shorter ranking")
         weight = np.full(len(index), 1 / len(index)) if self.weight is None else np.asarray(self.weight)
         if weight.shape != index.shape[:1] or weight.dtype.kind not in "fiu":
-            raise ValueError(f"weight has shape {weight.shape} and dtype {weight.dtype}; expected {index.shape[:1]} numbers")
+            raise ValueError(
+                f"weight has shape {weight.shape} and dtype {weight.dtype}; expected {index.shape[:1]} numbers"
+            )
         if not (np.isfinite(weight) & (weight >= 0)).all():
             row = _first(~(np.isfinite(weight) & (weight >= 0)))
             raise ValueError(f"weight is {weight[row]} in row {row}; expected a finite number, at least 0")
@@ -174,16 +178,20 @@ class Preferences:
 
         A prompt has at least one token (a lone boundary token will do: the first token is never predicted), a response
         at least one, its end-of-string token included. `None` stands where a ranking is shorter. One column, with
-        `label=`, is unpaired data. Other facts by name. Warns, naming the rows, where a comparison holds the same response
-        twice: it teaches nothing.
+        `label=`, is unpaired data. Other facts by name. Warns, naming the rows, where a comparison holds the same
+        response twice: it teaches nothing.
         """
         if not columns or any(len(column) != len(prompts) for column in columns):
-            raise ValueError(f"got {len(prompts)} prompts and columns of {[len(c) for c in columns]} responses; expected as many")
+            raise ValueError(
+                f"got {len(prompts)} prompts and columns of {[len(c) for c in columns]} responses; expected as many"
+            )
         seen: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         index = np.full((len(prompts), len(columns)), -1)
         for b, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(f"the prompt of row {b} is empty; expected at least one token, a boundary token if nothing else")
+                raise ValueError(
+                    f"the prompt of row {b} is empty; expected at least one token, a boundary token if nothing else"
+                )
             for k, column in enumerate(columns):
                 response = column[b]
                 if response is None:
@@ -205,7 +213,7 @@ class Preferences:
         return replace(self, facts={**self.facts, **{name: np.asarray(fact) for name, fact in facts.items()}})
 
     def with_reference(self, policy: Policy, params: Params, *readings: str) -> Preferences:
-        """The same comparisons, told the reference's `ref_logp`, or `ref_` and the readings named (`logp`, `token_logp`).
+        """The same comparisons, told the reference's `ref_logp`, or `ref_` with each reading named (`logp` ...).
 
         `kl` keeps the frozen reference itself: its distributions are read again when the loss is, block by block.
         """
@@ -220,7 +228,7 @@ class Preferences:
         return replace(self, responses=responses)
 
     def fact(self, name: str) -> Array | None:
-        """A fact aligned with the comparisons: (), (B,), (B, K), or (B, K, T) for a fact of tokens; None if not told."""
+        """A fact aligned with the comparisons, (), (B,), (B, K) or, of tokens, (B, K, T); None if not told."""
         if name in self.facts:
             return np.asarray(self.facts[name])
         if name == "present":
@@ -271,7 +279,9 @@ def pad(rows: Iterable[tuple[Sequence[int], Sequence[int]]], dtype: Any = np.int
     for row, (prompt, response) in enumerate(rows):
         end, ids = len(prompt) + len(response), np.asarray([*prompt, *response])
         if ids.dtype.kind not in "iu":
-            raise ValueError(f"prompt {prompt} and response {response} hold tokens of dtype {ids.dtype}; expected integers")
+            raise ValueError(
+                f"prompt {prompt} and response {response} hold tokens of dtype {ids.dtype}; expected integers"
+            )
         tokens[row, :end] = ids
         mask[row, len(prompt):end] = True
     return Responses(tokens, mask)

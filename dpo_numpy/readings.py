@@ -2,9 +2,9 @@
 
     logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp (..., T) | logp (...) | kl (...)
 
-`logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its value and a
-pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in blocks that fit the
-cache; beyond the gradient returned there is never a second (..., V) array.
+`logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its
+value and a pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in
+blocks that fit the cache; beyond the gradient returned there is never a second (..., V) array.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ BLOCK = 1 << 15  # logits in a block: 256 kB of float64, about half a level-2 ca
 def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
     """ℓₜ = log softmax(logitsₜ₋₁)[tokenₜ] on the mask, 0 off it;  dℓₜ/dlogitsₜ₋₁ = onehot(tokenₜ) - softmax(logitsₜ₋₁)
 
-    logits (..., T, V), tokens and mask (..., T), which broadcast over leading axes that only logits have. Nats a token. The
-    value (..., T) is aligned with `tokens`: position 0 is always 0. In the dtype of the logits.
+    logits (..., T, V), tokens and mask (..., T), which broadcast over leading axes that only logits have. Nats a token.
+    The value (..., T) is aligned with `tokens`: position 0 is always 0. In the dtype of the logits.
 
-    Elsewhere: several trainers shift tokens and mask apart, or count the prompt or the padding; others return width T - 1.
+    Elsewhere: several trainers shift tokens and mask apart, or count the prompt or the padding; others return T - 1
+    columns.
 
     Raises `ValueError` on shapes that do not fit, a mask on the first token, ids outside the vocabulary.
 
@@ -71,8 +72,8 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
 def sequence_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
     """log π(y|x) = Σₜ ℓₜ over the mask, in nats: shapes, errors and gradient as in `token_logp`, value (...)
 
-    Tokens are summed in float64 even where the logits are float32, and the sum is rounded once: 2,048 float32 terms added in
-    their own dtype can lose 1e-4 nats, in half precision several nats.
+    Tokens are summed in float64 even where the logits are float32, and the sum is rounded once: 2,048 float32 terms
+    added in their own dtype can lose 1e-4 nats, in half precision several nats.
 
     >>> value, pullback = sequence_logp(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, True]]))
     >>> value
@@ -86,12 +87,12 @@ def sequence_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pul
 
 
 def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, Pullback]:
-    """D(y) = Σₜ KL(π_ref(·|x, y₍<t₎) || π(·|x, y₍<t₎)) over the mask, in nats;  dD/dlogits = π - π_ref at each of its positions
+    """D(y) = Σₜ KL(π_ref(·|x, y₍<t₎) || π(·|x, y₍<t₎)) over the mask, in nats;  dD/dlogits = π - π_ref at each position
 
-    Forward KL at the positions of *this* response, not an expectation over responses. Computed as Σᵥ q (eᵈ - 1 - d) with
-    d = log p - log q, which is 0 where p = q, never negative, and keeps its digits in between; `Σ q (log q - log p)` has none
-    left once d < 1e-8. inf where the policy cannot produce what the reference does. Zeng et al. 2024 (TDPO), arXiv:2404.11999.
-    Shapes and errors as in `sequence_logp`.
+    Forward KL at the positions of *this* response, not an expectation over responses. Computed as Σᵥ q (eᵈ - 1 - d)
+    with d = log p - log q, which is 0 where p = q, never negative, and keeps its digits in between; `Σ q (log q - log
+    p)` has none left once d < 1e-8. inf where the policy cannot produce what the reference does. Zeng et al. 2024
+    (TDPO), arXiv:2404.11999. Shapes and errors as in `sequence_logp`.
 
     >>> x = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     >>> value, pullback = sequence_kl(x, np.zeros_like(x), np.array([[False, True]]))
@@ -151,7 +152,10 @@ def _blocks(rows: int, vocab: int) -> Iterator[slice]:
 
 def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:
     if responses.reference is None:
-        raise ValueError("the reading kl needs the reference's distributions: call batch.with_reference(policy, params, 'logp', 'kl')")
+        raise ValueError(
+            "the reading kl needs the reference's distributions: call batch.with_reference(policy, params, "
+            "'logp', 'kl')"
+        )
     ref_logits, _ = responses.reference.policy.logits(responses.reference.params, responses.tokens)
     return sequence_kl(logits, ref_logits, responses.mask)
 

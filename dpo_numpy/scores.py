@@ -1,7 +1,7 @@
 """Arrow 3: from readings to one number per response.
 
-A score is a function `(readings, facts) -> (s, pullback)` with what it reads (and differentiates) and what it needs to be told.
-The pullback takes ds to {reading: gradient}.
+A score is a function `(readings, facts) -> (s, pullback)` with what it reads (and differentiates) and what it needs to
+be told. The pullback takes ds to {reading: gradient}.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def mean(score: Score) -> Score:
 
 
 def sequential_kl(alpha: float, stop: bool) -> Score:
-    """s = log π/π_ref + α D, D = Σₜ KL(π_ref || π) along the response; `stop` lets no gradient into the chosen one's D"""
+    """s = log π/π_ref + α D, D = Σₜ KL(π_ref || π) along the response; `stop`: no gradient into the chosen one's D"""
     through = np.array([0.0 if stop else alpha, alpha])
 
     def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:

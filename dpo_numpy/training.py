@@ -27,8 +27,9 @@ def train(policy: Policy, params: Params, batches: Iterable[Preferences | Callab
           optimizer: Optimizer, state: State | None = None) -> Iterator[Step]:
     """Descend, one batch at a time.
 
-    A batch may be a function of the current parameters, for data that depend on them (responses sampled from the policy,
-    KTO's reference point). Neither `params` nor `state` is changed in place; to resume, pass both as a step left them.
+    A batch may be a function of the current parameters, for data that depend on them (responses sampled from the
+    policy, KTO's reference point). Neither `params` nor `state` is changed in place; to resume, pass both as a step
+    left them.
 
     >>> import numpy as np, dpo_numpy as dn, toy_models
     >>> policy = toy_models.NGram(vocab=3)

@@ -1,4 +1,4 @@
-"""The n-gram softmax language model: small enough for sums over all strings, rich enough for length and shift effects."""
+"""The n-gram softmax language model: small enough for sums over all strings, rich enough for length and shift."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ Params = dict[str, Array]
 class NGram:
     """p(next | the last n-1 tokens) = softmax(W[context]);   ∂ log p(v|c)/∂W[c] = onehot(v) - p(·|c)
 
-    Token 0 is the boundary: it ends a response (EOS), and as the last token of a prompt it begins one (BOS). A context does not
-    look past it, so a response that follows a boundary has the same probability after every prompt, and sums over all strings
-    start from one state.
+    Token 0 is the boundary: it ends a response (EOS), and as the last token of a prompt it begins one (BOS). A context
+    does not look past it, so a response that follows a boundary has the same probability after every prompt, and sums
+    over all strings start from one state.
 
     vocab    V outcomes, the boundary included
     order    n; 1 is memoryless, 2 the bigram: `W[current, next]`
-    contexts None for a dense table, `W` (Vⁿ⁻¹, V), row c₁ + c₂V + ... with c₁ the latest token; or, from `NGram.seen`, sorted ids
-             of the contexts to keep for each length 0 ... n-1. Any other context then uses the row of the longest suffix kept.
+    contexts None for a dense table, `W` (Vⁿ⁻¹, V), row c₁ + c₂V + ... with c₁ the latest token; or, from `NGram.seen`,
+             sorted ids of the contexts to keep for each length 0 ... n-1. Any other context then uses the row of the
+             longest suffix kept.
 
     Raises `ValueError` when an order is too high for its contexts to be numbered or held.
 
@@ -44,9 +45,14 @@ class NGram:
         if vocab < 2 or order < 1:
             raise ValueError(f"vocab is {vocab} and order is {order}; expected at least 2 outcomes and order 1")
         if vocab ** (order - 1) >= 1 << 62:
-            raise ValueError(f"order is {order}: contexts over {vocab} outcomes are too many to number; expected a lower order")
+            raise ValueError(
+                f"order is {order}: contexts over {vocab} outcomes are too many to number; expected a lower order"
+            )
         if contexts is None and vocab ** order > 1 << 28:
-            raise ValueError(f"order is {order}: a dense table has {vocab}**{order} entries; keep the contexts that occur: NGram.seen(...)")
+            raise ValueError(
+                f"order is {order}: a dense table has {vocab}**{order} entries; keep the contexts that occur: "
+                "NGram.seen(...)"
+            )
         self.vocab, self.order, self.contexts = vocab, order, contexts
         self._start = np.cumsum([0] + [len(keys) for keys in contexts or ()])
 
@@ -69,11 +75,12 @@ class NGram:
         return {"W": rng.normal(size=(self.rows, self.vocab))}
 
     def fit(self, responses: Responses, weight: ArrayLike | None = None, smoothing: float = 1.0) -> Params:
-        """Maximum likelihood with smoothing, a closed form: p(v|c) = (n(c,v) + s p(v|c')) / (n(c) + s), c' the context c without
+        """Maximum likelihood with smoothing: p(v|c) = (n(c,v) + s p(v|c')) / (n(c) + s), c' the context c without
         its earliest token, uniform below the empty one
 
-        n counts the masked tokens of `responses`, each response `weight` times (N,); s > 0 is the mass given to the shorter
-        context. A context that never occurs has exactly its suffix's probabilities. W holds log p. MacKay & Peto 1995.
+        n counts the masked tokens of `responses`, each response `weight` times (N,); s > 0 is the mass given to the
+        shorter context. A context that never occurs has exactly its suffix's probabilities. W holds log p. MacKay &
+        Peto 1995.
 
         >>> r = Responses(np.array([[0, 1, 0]]), np.array([[False, True, True]]))
         >>> np.exp(NGram(vocab=2).fit(r)["W"]).round(4).tolist()
@@ -82,7 +89,8 @@ class NGram:
         if not (np.isfinite(smoothing) and smoothing > 0):
             raise ValueError(f"smoothing is {smoothing}; expected a finite number above 0")
         V = self.vocab
-        ids, target = _contexts(responses.tokens, V, self.order)[_before(responses.mask)], responses.tokens[responses.mask]
+        ids = _contexts(responses.tokens, V, self.order)[_before(responses.mask)]
+        target = responses.tokens[responses.mask]
         mass = np.repeat(np.ones(len(responses)) if weight is None else np.asarray(weight, float), responses.length)
         levels = self.contexts or tuple(np.arange(V ** m) for m in range(self.order))
         tables = [np.full((1, V), 1 / V)]
@@ -101,7 +109,8 @@ class NGram:
 
         def pullback(dlogits: Array) -> Params:
             d = dlogits.reshape(-1, rows.size, self.vocab)
-            gather = sparse.csr_array((np.ones(rows.size), rows.reshape(-1), np.arange(rows.size + 1)), (rows.size, self.rows))
+            entries = np.ones(rows.size), rows.reshape(-1), np.arange(rows.size + 1)
+            gather = sparse.csr_array(entries, (rows.size, self.rows))
             return {"W": np.stack([gather.T @ part for part in d]).astype(dlogits.dtype, copy=False).reshape(W.shape)}
 
         return np.take(W, rows, axis=-2), pullback
@@ -112,7 +121,7 @@ class NGram:
         return params["W"][self._rows(window)[:, -1]]
 
     def logp(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
-        """log π(y|x) from counts: Σ n_y(c, v) log p(v|c), so a step costs the table and the distinct pairs (c, v), not the tokens
+        """log π(y|x) = Σ n_y(c, v) log p(v|c): a step costs the table and the distinct pairs (c, v), not the tokens
 
         ∂/∂W[c] of Σ_y d_y log π(y|x) is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
         """
@@ -122,7 +131,7 @@ class NGram:
         lead, exp = (*W.shape[:-1], 1), np.array(W)
         top, rest = (part.reshape(lead) for part in log_normalizer(exp))
         table = (W - top) - rest
-        value = (n @ table.reshape(-1, W.shape[-2] * W.shape[-1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
+        value = (n @ table.reshape(-1, n.shape[1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
 
         def pullback(dvalue: Array) -> Params:
             N = (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape)
@@ -139,7 +148,8 @@ class NGram:
         mask = responses.mask
         cell = self._rows(responses.tokens)[_before(mask)].astype(np.int64) * self.vocab + responses.tokens[mask]
         response = np.repeat(np.arange(len(responses)), responses.length)
-        return sparse.coo_array((np.ones(len(cell)), (response, cell)), (len(responses), self.rows * self.vocab)).tocsr()
+        shape = len(responses), self.rows * self.vocab
+        return sparse.coo_array((np.ones(len(cell)), (response, cell)), shape).tocsr()
 
     def _rows(self, tokens: Array) -> Array:
         ids = _contexts(tokens, self.vocab, self.order)

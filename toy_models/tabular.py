@@ -18,8 +18,8 @@ Array = NDArray[Any]
 class Tabular:
     """π(y|x) = softmax(W[x])[y],   ∂ log π(y|x)/∂W[x] = onehot(y) - π(·|x)
 
-    Responses are single tokens, 0 to `vocab` - 1, and tokens are rows [x, y]. Parameters: `W` (prompts, vocab); -inf marks a
-    response that a prompt does not have. Raises `ValueError` on a prompt id outside the table.
+    Responses are single tokens, 0 to `vocab` - 1, and tokens are rows [x, y]. Parameters: `W` (prompts, vocab); -inf
+    marks a response that a prompt does not have. Raises `ValueError` on a prompt id outside the table.
 
     >>> policy = Tabular(vocab=2)
     >>> logits, pullback = policy.logits({"W": np.array([[0.0, 1.0]])}, np.array([[0, 1]]))

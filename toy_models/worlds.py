@@ -22,10 +22,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """responses: all there are; prompt (N,): which prompt each answers; reward (N,), in nats of the annotators' log-odds.
+    """responses: all there are; prompt (N,): which one each answers; reward (N,): in nats of the annotators' log-odds.
 
-    An annotator prefers i to j with probability σ(rᵢ - rⱼ) (Bradley & Terry 1952), and reports the opposite with probability
-    `flip`.
+    An annotator prefers i to j with probability σ(rᵢ - rⱼ) (Bradley & Terry 1952), and reports the opposite with
+    probability `flip`.
 
     Raises `ValueError` on shapes that do not fit, rewards that are not finite, and a prompt with a single response.
     """
@@ -38,7 +38,9 @@ class World:
         prompt, reward = np.asarray(self.prompt), np.asarray(self.reward, float)
         for name, value in (("prompt", prompt), ("reward", reward)):
             if value.shape != (len(self.responses),):
-                raise ValueError(f"{name} has shape {value.shape}; expected ({len(self.responses)},), one for each response")
+                raise ValueError(
+                    f"{name} has shape {value.shape}; expected ({len(self.responses)},), one for each response"
+                )
         if not np.isfinite(reward).all():
             row = np.argmin(np.isfinite(reward))
             raise ValueError(f"reward is {reward[row]} in row {row}; expected finite numbers")
@@ -51,7 +53,7 @@ class World:
         object.__setattr__(self, "reward", reward)
 
     def population(self, mu: ArrayLike | None = None, flip: float = 0.0) -> Preferences:
-        """The exact distribution of labelled pairs: each two responses of a prompt in both orders, with their probabilities.
+        """The exact distribution of labelled pairs: each two responses of a prompt in both orders, with probabilities.
 
         mu (N,) >= 0: a pair is met in proportion to μᵢ μⱼ (uniform by default), prompts equally often. Total weight 1.
 
@@ -71,8 +73,8 @@ class World:
         first, second, met = self._pairs(mu)
         drawn = rng.choice(len(met), size=n, p=met)
         wins = rng.random(n) < self._probability(first, second, flip)[drawn]
-        index, count = np.unique(np.column_stack([np.where(wins, first[drawn], second[drawn]),
-                                                  np.where(wins, second[drawn], first[drawn])]), axis=0, return_counts=True)
+        chosen, rejected = np.where(wins, (first[drawn], second[drawn]), (second[drawn], first[drawn]))
+        index, count = np.unique(np.column_stack([chosen, rejected]), axis=0, return_counts=True)
         return Preferences(self.responses, index, count / n)
 
     def _probability(self, first: Array, second: Array, flip: float) -> Array:
@@ -116,7 +118,7 @@ def bandit(reward: ArrayLike) -> World:
 
 
 def strings(vocab: int, max_length: int, reward: Callable[[Sequence[int]], float]) -> World:
-    """All strings over tokens 1 ... vocab - 1 that end (token 0) within `max_length` tokens, the end included, for `NGram`
+    """All strings over tokens 1 ... vocab - 1 that end (token 0) within `max_length` tokens, the end included
 
     `reward` is a function of the response's tokens.
 

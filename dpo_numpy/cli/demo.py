@@ -32,8 +32,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="DPO in four screens: one pair, the gradient checked, convergence to the optimum, three predictions",
-        description="Prints the tutorial pair taken apart, checks a whole training step's hand-written gradient, trains "
-        "a bigram to the Boltzmann-optimal policy and predicts three preference pairs before training on them. "
+        description="Prints the tutorial pair taken apart, checks a whole training step's hand-written gradient, "
+        "trains a bigram to the Boltzmann-optimal policy and predicts three preference pairs before training on them. "
         "Writes a figure of each.",
     )
     parser.add_argument(

@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="real preference data in; a trained toy language model, its curves and a report out",
         description="Fits an n-gram reference to a preference file, trains it by DPO or another loss, and reports what"
-        " happened, on held-out groups too. The format of the file is recognized: JSON, JSONL, CSV or Parquet, gzipped or not.",
+        " happened, on held-out groups too. The format of the file is recognized: JSON, JSONL, CSV or Parquet, "
+        "gzipped or not.",
         epilog=EPILOG,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="preference data")
@@ -181,7 +182,8 @@ def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
             continue
         if name.endswith("sha256"):
             raise ValueError(
-                f"{'votes' if 'votes' in name else 'FILE'} has changed since the run began: its sha256 is {value}, not {was}"
+                f"{'votes' if 'votes' in name else 'FILE'} has changed since the run began: its sha256 is "
+                f"{value}, not {was}"
             )
         raise ValueError(
             f"{name} is {value}, but the run to resume was started with {was}: "
