@@ -1,8 +1,10 @@
-"""Closed forms on arrays: what training should reach, exactly. numpy and scipy, no models.
+"""Closed forms on arrays: what training should reach, exactly. NumPy and SciPy only, and no models.
 
-    optimum     π* = π_ref exp(r/β)/Z, log Z, J, KL over finite response sets
+    optimum     π* = π_ref exp(r/β)/Z, log Z, J, KL and the implied reward, over finite response sets
     population  the DPO objective of a table on an exact population: value, gradient, Hessian, Newton, rates of descent
     ngram       sums over all strings of an n-gram: visits, length, KL, π*
+
+The modules are the names: `optimum.kl` sums over responses, `ngram.kl` over strings.
 """
 
 from . import ngram, optimum, population

@@ -1,107 +1,133 @@
-"""The KL-constrained objective on finite response sets and its Boltzmann-optimal policy.
+"""The KL-constrained objective over finite response sets, and the Boltzmann policy that maximizes it.
 
-Responses lie on the last axis; leading axes are prompts or replicates. Rewards, β and all values are in nats.
+    J(π) = E_π r - β KL(π || π_ref)        π*(y) = π_ref(y) e^{r(y)/β} / Z        J(π) = β log Z - β KL(π || π*)
+
+Responses lie on the last axis, (..., K); leading axes (prompts, replicates) broadcast. Policies are probabilities,
+log Z and KL are in nats; β is in units of reward a nat. Rafailov et al. 2023, arXiv:2305.18290, section 4 and
+appendix A.1.
+
+Every function raises `ValueError` where a policy has an entry below 0 or a row that does not sum to 1 (up to rounding
+in its dtype), a reward is not finite, β is not a finite number above 0, or shapes do not fit.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, rel_entr
+from scipy.special import log_softmax, logsumexp, softmax, xlogy
 
-from ._checks import Array, distribution, finite, positive
+from ._checks import Array, distribution, finite, positive, same_responses
 
 __all__ = ["boltzmann", "implied_reward", "kl", "log_boltzmann", "log_partition", "optimal_value", "value"]
 
 
 def log_partition(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
-    """log Z = log Σ_y π_ref(y) e^{r(y)/β}, shape (...)
+    """log Z = log Σ_y π_ref(y) e^{r(y)/β}, in nats, shape (...)
 
-    ref, reward (..., K). Rafailov et al. 2023, arXiv:2305.18290, eq. 4. Raises `ValueError` where ref is no
-    distribution, a reward is not finite or β is not above 0.
+    ref, reward (..., K). Rafailov et al. 2023, eq. 4. inf where max r/β is beyond float64; `optimal_value` is not.
 
-    >>> float(log_partition([1/3, 1/3, 1/3], [1.0, 0.0, -1.0], beta=1.0))
-    0.30899367...
+    >>> log_partition([1/3, 1/3, 1/3], [1.0, 0.0, -1.0], beta=1.0).round(8)
+    np.float64(0.30899368)
     """
-    tilted, ref = _tilt(ref, reward, beta)
-    return logsumexp(tilted, b=ref, axis=-1)  # type: ignore[no-any-return]
+    logits, top = _tilt(ref, reward, beta)
+    with np.errstate(over="ignore"):
+        log_z: Array = top / beta + logsumexp(logits, axis=-1)
+    return log_z
 
 
 def log_boltzmann(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
-    """log π*(y) = log π_ref(y) + r(y)/β - log Z; -inf where the reference has no mass"""
-    tilted, ref = _tilt(ref, reward, beta)
-    # before the sum, not after: an ulp of a large log Z would denormalize
-    tilted = tilted - tilted.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return tilted + np.log(ref) - logsumexp(tilted, b=ref, axis=-1, keepdims=True)  # type: ignore[no-any-return]
+    """log π*(y) = log π_ref(y) + r(y)/β - log Z, shape (..., K); -inf where the reference has no mass
+
+    >>> log_boltzmann([0.5, 0.5], [0.0, 1000.0], beta=1.0)
+    array([-1000.,     0.])
+    """
+    log_pi: Array = log_softmax(_tilt(ref, reward, beta)[0], axis=-1)
+    return log_pi
 
 
 def boltzmann(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
-    """π*(y) = π_ref(y) e^{r(y)/β} / Z, the policy that maximizes J = E_π r - β KL(π || π_ref)
+    """π*(y) = π_ref(y) e^{r(y)/β} / Z = argmax_π E_π r - β KL(π || π_ref), shape (..., K)
 
-    Shapes and errors as in `log_partition`. Rafailov et al. 2023, arXiv:2305.18290, eq. 4.
+    ref, reward (..., K). A response without mass in the reference has none here, whatever its reward. Rafailov et al.
+    2023, eq. 4.
 
     >>> boltzmann([1/3, 1/3, 1/3], [1.0, 0.0, -1.0], beta=0.5).round(8)
     array([0.86681333, 0.11731043, 0.01587624])
     """
-    return np.exp(log_boltzmann(ref, reward, beta))
+    pi: Array = softmax(_tilt(ref, reward, beta)[0], axis=-1)
+    return pi
 
 
 def kl(p: ArrayLike, q: ArrayLike) -> Array:
-    """KL(p || q) = Σ p log(p/q) in nats, shape (...): 0 log 0 is 0; inf where p has mass and q has none
+    """KL(p || q) = Σ_y p(y) log(p(y)/q(y)), in nats, shape (...): 0 log 0 is 0; inf where p has mass and q has none
 
-    >>> float(kl([0.5, 0.5], [0.25, 0.75]))
-    0.14384103...
+    p, q (..., K). Summed as Σ (p log(p/q) - p + q): what is added is 0 for distributions, leaves no term below 0, and
+    lets the sum keep digits where p and q are close, down to 1e-20 and less.
+
+    >>> kl([0.5, 0.5], [0.25, 0.75]).round(8)
+    np.float64(0.14384104)
     """
     p, q = distribution("p", p), distribution("q", q)
-    # Σ (p log(p/q) - p + q): each term is at least 0, so that the sum keeps its digits where p is close to q
-    change = np.divide(q - p, p, out=np.zeros(np.broadcast_shapes(p.shape, q.shape)), where=p > 0)
-    near = (abs(change) < 0.5) & (p > 0)
-    close = p * (change - np.log1p(np.where(near, change, 0)))
-    return np.where(near, close, rel_entr(p, q) - p + q).sum(axis=-1)  # type: ignore[no-any-return]
+    same_responses(p=p, q=q)
+    near = abs(q - p) < p / 2
+    change = np.divide(q - p, p, out=np.zeros(near.shape), where=near)
+    terms = np.where(near, p * (change - np.log1p(change)), xlogy(p, p) - xlogy(p, q) - p + q)
+    total: Array = terms.sum(axis=-1)
+    return total
 
 
 def value(pi: ArrayLike, ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
-    """J(π) = E_π r - β KL(π || π_ref) = β log Z - β KL(π || π*), shape (...)
+    """J(π) = E_π r - β KL(π || π_ref), in units of reward, shape (...)
 
-    Rafailov et al. 2023, arXiv:2305.18290, eq. 3. Errors as in `log_partition`.
+    pi, ref, reward (..., K). -inf where π has mass and the reference has none. For every π, J(π) = β log Z - β KL(π
+    || π*). Rafailov et al. 2023, eq. 3.
 
-    >>> float(value([0.5, 0.5], [0.5, 0.5], [1.0, 0.0], beta=1.0))
-    0.5
+    >>> value([0.5, 0.5], [0.5, 0.5], [1.0, 0.0], beta=1.0)
+    np.float64(0.5)
     """
     pi, reward = distribution("pi", pi), finite("reward", reward)
-    return (pi * reward).sum(axis=-1) - positive("beta", beta) * kl(pi, ref)  # type: ignore[no-any-return]
+    same_responses(pi=pi, reward=reward)
+    gained: Array = (pi * reward).sum(axis=-1)
+    return gained - positive("beta", beta) * kl(pi, ref)
 
 
 def optimal_value(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
-    """J* = max_π J(π) = β log Z, shape (...)
+    """J* = max_π J(π) = β log Z, in units of reward, shape (...)
 
-    >>> float(optimal_value([0.5, 0.5], [1.0, 1.0], beta=0.3))
-    1.0
+    ref, reward (..., K). As β falls it rises to the largest reward that the reference can reach.
+
+    >>> optimal_value([0.5, 0.5], [1.0, 0.0], beta=1e-300)
+    np.float64(1.0)
     """
-    return beta * log_partition(ref, reward, beta)
+    logits, top = _tilt(ref, reward, beta)
+    best: Array = top + beta * logsumexp(logits, axis=-1)
+    return best
 
 
 def implied_reward(pi: ArrayLike, ref: ArrayLike, beta: float, log_z: ArrayLike = 0.0) -> Array:
-    """r(y) = β log(π(y)/π_ref(y)) + β log Z: the reward that π is optimal for, known up to a constant a prompt
+    """r(y) = β log(π(y)/π_ref(y)) + β log Z, shape (..., K): the reward that π is optimal for
 
-    log_z (...) fixes the constant. Rafailov et al. 2023, arXiv:2305.18290, eq. 5. -inf where π has no mass and the
-    reference has. Raises `ValueError` where the reference has no mass and π has: no reward makes that optimal.
+    pi, ref (..., K); log_z (...), in nats: π fixes the reward up to this constant a prompt. Rafailov et al. 2023, eq.
+    5. -inf where only the reference has mass, inf where only π has, nan where neither has: any reward would do.
 
     >>> implied_reward([0.75, 0.25], [0.5, 0.5], beta=1.0).round(6)
     array([ 0.405465, -0.693147])
     """
-    pi, ref = distribution("pi", pi), distribution("ref", ref)
-    if ((ref == 0) & (pi > 0)).any():
-        raise ValueError("pi has mass where ref has none; expected a policy that some reward makes optimal")
+    pi, ref, log_z = distribution("pi", pi), distribution("ref", ref), finite("log_z", log_z)
+    same_responses(pi=pi, ref=ref)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(pi) - np.log(ref)
-    return positive("beta", beta) * (ratio + np.asarray(log_z, float)[..., None])  # type: ignore[no-any-return]
+        log_ratio = np.log(pi) - np.log(ref)
+    return positive("beta", beta) * (log_ratio + log_z[..., None])
 
 
 def _tilt(ref: ArrayLike, reward: ArrayLike, beta: float) -> tuple[Array, Array]:
-    """r/β and the weights it is summed with: where the reference has no mass, the reward does not matter, however
-    large.
+    """log π_ref + (r - top)/β, and top (...), the largest reward that the reference can reach
+
+    Taking top away before the division leaves nothing that overflows upwards, however small β.
     """
-    ref, reward = np.broadcast_arrays(distribution("ref", ref), finite("reward", reward))
-    return np.where(ref > 0, reward / positive("beta", beta), 0), ref
+    ref, reward, beta = distribution("ref", ref), finite("reward", reward), positive("beta", beta)
+    same_responses(ref=ref, reward=reward)
+    top: Array = np.where(ref > 0, reward, -np.inf).max(axis=-1)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        tilted = np.log(ref) + (reward - top[..., None]) / beta
+    return np.where(ref > 0, tilted, -np.inf), top

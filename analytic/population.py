@@ -1,8 +1,17 @@
-"""DPO on the exact population, for a table: log-ratios u of K responses, and how often each beat each.
+"""DPO on an exact population, for a table: log-ratios u of K responses, and how often each is preferred to each.
 
-wins (..., K, K): entry [i, j] is the weight of comparisons in which i was preferred to j; a symmetric pair weight W and
-a preference probability P give wins = W P. With u = log π - log π_ref the loss sees differences of u only, and those
-are differences of logits, so gradient and Hessian in u are those in the logits of a softmax over whole responses.
+    L(u) = Σᵢⱼ wins[i, j] (-log σ(β (uᵢ - uⱼ)))        u = log π - log π_ref
+
+wins (..., K, K) is a weighted measure on comparisons: entry [i, j] is the weight of those in which i was preferred to
+j. A symmetric pair weight W and any preference probabilities P, P + Pᵀ = 1, make it W P; a diagonal adds a constant.
+Leading axes are prompts.
+
+The loss sees differences of u alone, and in a softmax over whole responses those are differences of logits: gradient
+and Hessian in u are those in the logits, and gradient descent in the logits from π_ref is gradient descent in u from
+0, up to a constant. Log-ratios and losses are in nats.
+
+Every function raises `ValueError` where an entry is not finite, a weight is below 0, β is not a finite number above 0,
+or shapes do not fit.
 """
 
 from __future__ import annotations
@@ -12,199 +21,214 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, softmax, xlogy
 
-from ._checks import Array, distribution, finite, positive
+from ._checks import Array, distribution, finite, nonnegative, positive, same_responses
 
 __all__ = [
-    "Rate",
-    "bradley_terry_wins",
-    "entropy",
-    "gradient",
-    "hessian",
-    "linear_rate",
-    "newton",
-    "objective",
-    "policy",
+    "Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "linear_rate", "newton", "objective", "policy",
 ]
 
 
 def bradley_terry_wins(reward: ArrayLike, weight: ArrayLike | None = None) -> Array:
-    """wins[i, j] = W[i, j] σ(rᵢ - rⱼ), summing to 1: an annotator of rewards r (..., K) who meets the pair i, j with
-    weight W[i, j]
+    """wins[i, j] = W[i, j] σ(rᵢ - rⱼ) off the diagonal, shape (..., K, K): labels of an annotator of rewards r
 
-    W (..., K, K) is symmetric and non-negative, uniform over distinct pairs by default; its diagonal is ignored.
-    Bradley & Terry 1952.
+    reward (..., K); pair weight W (..., K, K), symmetric, its diagonal ignored. By default every pair of distinct
+    responses weighs the same and together they weigh 1. Bradley & Terry 1952; Rafailov et al. 2023, arXiv:2305.18290,
+    eq. 1.
 
     >>> bradley_terry_wins([np.log(3.0), 0.0])
     array([[0.  , 0.75],
            [0.25, 0.  ]])
     """
     reward = finite("reward", reward)
+    if reward.ndim < 1 or reward.shape[-1] < 2:
+        raise ValueError(f"reward has shape {reward.shape}; expected (..., K) with K at least 2")
     K = reward.shape[-1]
-    W = np.ones((K, K)) if weight is None else finite("weight", weight)
-    if W.shape[-2:] != (K, K) or (W < 0).any() or (W != W.mT).any():
-        raise ValueError(f"weight has shape {W.shape}; expected (..., {K}, {K}), symmetric and non-negative")
-    wins = W * ~np.eye(K, dtype=bool) * expit(reward[..., :, None] - reward[..., None, :])
-    total = wins.sum(axis=(-2, -1), keepdims=True)
-    if not (total > 0).all():
-        raise ValueError("weight leaves no pair of two responses; expected at least one above 0")
-    return wins / total  # type: ignore[no-any-return]
+    W = np.full((K, K), 2 / (K * (K - 1))) if weight is None else nonnegative("weight", weight)
+    if W.shape[-2:] != (K, K):
+        raise ValueError(f"weight has shape {W.shape}; expected (..., {K}, {K}) as reward has {K} responses")
+    if (W != W.mT).any():
+        raise ValueError(f"weight differs from its transpose by {abs(W - W.mT).max()}; expected a symmetric one")
+    return np.where(np.eye(K, dtype=bool), 0.0, W * expit(_differences(reward)))
 
 
 def objective(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
-    """L(u) = -Σᵢⱼ wins[i, j] log σ(β (uᵢ - uⱼ)), shape (...)
+    """L(u) = Σᵢⱼ wins[i, j] (-log σ(β (uᵢ - uⱼ))), shape (...)
 
-    Rafailov et al. 2023, arXiv:2305.18290, eq. 7, with its expectation taken exactly.
+    u (..., K), wins (..., K, K). Rafailov et al. 2023, arXiv:2305.18290, eq. 7, its expectation taken exactly.
 
-    >>> float(objective([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=0.1))
-    0.69314718...
+    >>> objective([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=0.1).round(8)
+    np.float64(0.69314718)
     """
-    u, wins = _given(u, wins)
-    # a pair that is never met costs nothing, wherever its margin has gone
-    return -np.where(wins > 0, wins * log_expit(positive("beta", beta) * _margins(u)), 0).sum(axis=(-2, -1))  # type: ignore[no-any-return]
+    u, wins, beta = _given(u, wins, beta)
+    loss: Array = -(wins * log_expit(beta * _differences(u))).sum(axis=(-2, -1))
+    return loss
 
 
 def gradient(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
-    """∂L/∂uᵢ = β Σⱼ (wins[j, i] σ(β (uᵢ - uⱼ)) - wins[i, j] σ(β (uⱼ - uᵢ))), shape (..., K); sums to 0
+    """∂L/∂uᵢ = β Σⱼ (wins[j, i] σ(β (uᵢ - uⱼ)) - wins[i, j] σ(β (uⱼ - uᵢ))), shape (..., K)
+
+    With W = wins + winsᵀ and P = wins/W it is β Σⱼ Wᵢⱼ (σ(β (uᵢ - uⱼ)) - Pᵢⱼ). It sums to 0 over every connected
+    component of the comparisons: plain descent leaves the mean of u over each where it was.
 
     >>> gradient([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=1.0)
     array([-0.25,  0.25])
     """
-    u, wins = _given(u, wins)
-    pull = wins * expit(-positive("beta", beta) * _margins(u))
-    return beta * (pull.sum(axis=-2) - pull.sum(axis=-1))  # type: ignore[no-any-return]
+    u, wins, beta = _given(u, wins, beta)
+    surprise = wins * expit(-beta * _differences(u))
+    slope: Array = beta * (surprise.sum(axis=-2) - surprise.sum(axis=-1))
+    return slope
 
 
 def hessian(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
-    """H = β² × the Laplacian of the graph with edge weights Wᵢⱼ σ(m) σ(-m), W = wins + winsᵀ, m = β (uᵢ - uⱼ); shape
-    (..., K, K)
+    """H = β² × the Laplacian of the graph with edges (wins + winsᵀ)[i, j] σ(m) σ(-m), m = β (uᵢ - uⱼ)
 
-    Positive semidefinite: convex in the logits of whole responses. Its null vectors are constants, one for each
-    connected component of the comparisons.
+    Shape (..., K, K). Positive semidefinite, so that L is convex; its null vectors are constant over each connected
+    component of the comparisons.
 
     >>> hessian([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=1.0)
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    u, wins = _given(u, wins)
-    m = positive("beta", beta) * _margins(u)
-    edges = (wins + wins.mT) * expit(m) * expit(-m)
-    edges = edges * ~np.eye(u.shape[-1], dtype=bool)
-    return beta**2 * (edges.sum(axis=-1)[..., None] * np.eye(u.shape[-1]) - edges)  # type: ignore[no-any-return]
+    u, wins, beta = _given(u, wins, beta)
+    m = beta * _differences(u)
+    edges = (wins + wins.mT) * (expit(m) * expit(-m))
+    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(u.shape[-1]) - edges
+    return beta**2 * laplacian
 
 
-def newton(wins: ArrayLike, beta: float, steps: int = 100) -> Array:
-    """The minimizer of `objective`, (K,), with mean 0; Newton's method with halving, from u = 0
+def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
+    """argmin_u L(u), shape (..., K), of mean 0: Newton's method from u = 0, steps halved until L falls enough
 
-    Bradley-Terry labels of reward r give u = r/β up to a constant, so that π_ref eᵘ/Z is π*; other labels give the best
-    fit.
+    wins (..., K, K). Bradley-Terry labels of rewards r have it at r/β, up to a constant, whichever pairs are met as
+    long as these connect all responses; then `policy(u, ref)` is π*. With labels that no reward explains it moves
+    with W.
 
-    Raises `ValueError` where the minimum is not attained (Ford 1957): some responses never lose to the others, and the
-    loss falls as those rise without end; the sentence names them.
+    Raises `ValueError`, naming the responses, where some are never compared with the others, so that the minimizer is
+    not unique, and where some never lose to the others, so that there is none: L falls as those rise without end
+    (Ford 1957). Raises `ArithmeticError` where `steps` steps are not enough.
 
     >>> newton(bradley_terry_wins([1.0, 0.0, -1.0]), beta=0.5).round(12)
     array([ 2.,  0., -2.])
     """
-    wins = np.asarray(wins, float)
-    u, wins = _given(np.zeros(wins.shape[-1]), wins)
-    if wins.ndim != 2:
-        raise ValueError(f"wins has shape {wins.shape}; expected (K, K), one problem at a time")
-    beat = (wins > 0) & ~np.eye(len(wins), dtype=bool)
-    parts, label = connected_components(beat, connection="strong")
-    if parts > 1:
-        lost = [bool(beat[np.ix_(label != part, label == part)].any()) for part in range(parts)]
-        who = np.flatnonzero(label == lost.index(False)).tolist()
-        raise ValueError(
-            f"wins has no minimizer: responses {who} never lose to the others; expected each to be beaten, "
-            "directly or through others"
-        )
-    K, now = len(u), objective(u, wins, beta)
+    wins, beta = _square(wins), positive("beta", beta)
+    if wins.ndim > 2:
+        return np.stack([newton(prompt, beta, steps) for prompt in wins])
+    _unique_minimizer_exists(wins)
+    u, previous = np.zeros(len(wins)), float("inf")
     for _ in range(steps):
-        step = -np.linalg.solve(hessian(u, wins, beta) + beta**2 * wins.sum() / K**2, gradient(u, wins, beta))
-        slope = float(step @ gradient(u, wins, beta))
-        size = 1.0
-        while size > 1e-8 and objective(u + size * step, wins, beta) > now + 1e-4 * size * slope:
-            size /= 2
-        # at the bottom the value rounds, and the gradient still points
-        moved = u + size * step if size > 1e-8 else u + step
-        moved -= moved.mean()
-        settled = abs(moved - u).max() <= 4 * np.finfo(float).eps * max(1, abs(u).max())
-        u, now = moved, objective(moved, wins, beta)
-        if settled:
-            break
-    return u
+        slope, L = gradient(u, wins, beta), objective(u, wins, beta)
+        step = np.zeros_like(u)
+        step[1:] = -np.linalg.solve(hessian(u, wins, beta)[1:, 1:], slope[1:])  # u[0] held: only differences matter
+        fall, size = -float(slope @ step), 1.0
+        if fall <= 1e4 * np.finfo(float).eps * L:
+            # L is too coarsely rounded to judge such a step; each squares the error, until the slope is rounding alone
+            if fall >= previous / 4:
+                centered: Array = u - u.mean()
+                return centered
+        else:
+            while objective(u + size * step, wins, beta) > L - size * fall / 4:
+                size /= 2
+        u, previous = u + size * step, fall
+    raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {previous / 2:.3g}")
 
 
 def policy(u: ArrayLike, ref: ArrayLike) -> Array:
-    """π(y) = π_ref(y) e^{u(y)} / Σ: the policy with log-ratios u up to a constant, shape (..., K)
+    """π(y) = π_ref(y) e^{u(y)} / Σ, shape (..., K): the policy whose log-ratios are u up to a constant
+
+    u, ref (..., K).
 
     >>> policy([np.log(3.0), 0.0], [0.5, 0.5])
     array([0.75, 0.25])
     """
     u, ref = finite("u", u), distribution("ref", ref)
-    tilted = ref * np.exp(u - u.max(axis=-1, keepdims=True))
-    return tilted / tilted.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+    same_responses(u=u, ref=ref)
+    with np.errstate(divide="ignore"):
+        pi: Array = softmax(np.log(ref) + u, axis=-1)
+    return pi
 
 
 def entropy(wins: ArrayLike) -> Array:
-    """H(label | pair) = -Σ wins[i, j] log P[i, j], P = wins / (wins + winsᵀ): no policy's loss is below it
+    """H(label | pair) = -Σᵢⱼ wins[i, j] log P[i, j], P = wins/(wins + winsᵀ), in nats, shape (...): no loss is below it
 
-    Bradley-Terry labels attain it at π*; others stay above. Shape (...).
+    wins (..., K, K). Bradley-Terry labels attain it at π*; labels that no reward explains leave every policy above.
 
-    >>> float(entropy([[0.0, 0.5], [0.5, 0.0]]))
-    0.69314718...
+    >>> entropy([[0.0, 0.5], [0.5, 0.0]]).round(8)
+    np.float64(0.69314718)
     """
-    wins = finite("wins", wins)
-    met = wins + wins.mT
-    share = np.divide(wins, met, out=np.ones_like(wins), where=wins > 0)
-    return -(wins * np.log(share)).sum(axis=(-2, -1))  # type: ignore[no-any-return]
+    wins = _square(wins)
+    total: Array = (xlogy(wins, wins + wins.mT) - xlogy(wins, wins)).sum(axis=(-2, -1))
+    return total
 
 
 class Rate(NamedTuple):
-    """Of plain gradient descent near a minimum: `best_step` multiplies the error by `factor` a step; from `limit` on it
-    diverges.
-    """
+    """What plain gradient descent does near a minimum; `slowest` and `fastest` are the extreme eigenvalues above 0."""
 
-    factor: float
+    factor: float  # the error of a step is this times the error before, at the best step size
     best_step: float
-    limit: float
+    limit: float  # from this step size on, descent diverges
     slowest: float
     fastest: float
 
     def at(self, step: float) -> float:
-        """The factor of the slowest direction at another step size: max |1 - step λ|"""
+        """max |1 - step λ|, the factor at another step size; descent converges where it is below 1"""
         return max(abs(1 - step * self.slowest), abs(1 - step * self.fastest))
 
 
 def linear_rate(hessian: ArrayLike) -> Rate:
-    """factor = (λ_max - λ_min)/(λ_max + λ_min), best step 2/(λ_min + λ_max), limit 2/λ_max; λ_min the least eigenvalue
-    above 0
+    """factor = (λ_max - λ₂)/(λ_max + λ₂), best step 2/(λ₂ + λ_max), limit 2/λ_max
 
-    For a connected comparison graph λ_min is the Fiedler value λ₂. Eigenvalues below 1e-12 λ_max count as 0: the
-    directions that no comparison sees, which descent leaves alone.
+    hessian (..., K, K), symmetric, at the minimum; leading axes are the blocks of one. λ₂ is the least eigenvalue
+    above 0: for connected comparisons the Fiedler value of their graph. Directions of eigenvalue 0 (up to rounding)
+    are those that no comparison sees, and descent never moves along them.
+
+    Raises `ValueError` where the matrix is not symmetric, has an eigenvalue below 0, or none above.
 
     >>> linear_rate([[0.25, -0.25], [-0.25, 0.25]])
     Rate(factor=0.0, best_step=2.0, limit=4.0, slowest=0.5, fastest=0.5)
     """
-    values = np.linalg.eigvalsh(finite("hessian", hessian))
-    top = float(values.max())
-    if not top > 0:
-        raise ValueError(f"hessian has the largest eigenvalue {top}; expected one above 0")
-    low = float(values[values > 1e-12 * top].min())
+    H = finite("hessian", hessian)
+    if H.ndim < 2 or H.shape[-1] != H.shape[-2] or not H.size:
+        raise ValueError(f"hessian has shape {H.shape}; expected (..., K, K)")
+    zero = 8 * H.shape[-1] * np.finfo(float).eps * abs(H).max()
+    if not (abs(H - H.mT) <= zero).all():
+        raise ValueError(f"hessian differs from its transpose by {abs(H - H.mT).max()}; expected a symmetric one")
+    spectrum = np.linalg.eigvalsh(H)
+    low, top = float(spectrum.min()), float(spectrum.max())
+    if not (low >= -zero and top > zero):
+        raise ValueError(f"hessian has eigenvalues from {low:.3g} to {top:.3g}; expected none below 0, one above")
+    low = float(spectrum[spectrum > zero].min())
     return Rate((top - low) / (top + low), 2 / (low + top), 2 / top, low, top)
 
 
-def _margins(u: Array) -> Array:
-    return u[..., :, None] - u[..., None, :]
+def _differences(x: Array) -> Array:
+    return x[..., :, None] - x[..., None, :]
 
 
-def _given(u: ArrayLike, wins: ArrayLike) -> tuple[Array, Array]:
-    u, wins = finite("u", u), finite("wins", wins)
-    if wins.ndim < 2 or wins.shape[-1] != wins.shape[-2] or wins.shape[-1] != u.shape[-1] or u.shape[-1] < 2:
-        raise ValueError(
-            f"wins has shape {wins.shape} and u {u.shape}; expected (..., K, K) and (..., K) with K at least 2"
-        )
-    if (wins < 0).any():
-        raise ValueError(f"wins holds {wins.min()}; expected weights, at least 0")
-    return u, wins
+def _square(wins: ArrayLike) -> Array:
+    wins = nonnegative("wins", wins)
+    if wins.ndim < 2 or wins.shape[-1] != wins.shape[-2]:
+        raise ValueError(f"wins has shape {wins.shape}; expected (..., K, K)")
+    return wins
+
+
+def _given(u: ArrayLike, wins: ArrayLike, beta: float) -> tuple[Array, Array, float]:
+    u, wins = finite("u", u), _square(wins)
+    if u.ndim < 1 or u.shape[-1] != wins.shape[-1]:
+        K = wins.shape[-1]
+        raise ValueError(f"u has shape {u.shape}; expected (..., {K}) as wins has {K} responses")
+    return u, wins, positive("beta", beta)
+
+
+def _unique_minimizer_exists(wins: Array) -> None:
+    beats = wins > 0
+    parts, part = connected_components(beats, connection="weak")
+    if parts > 1:
+        groups = " and ".join(str(np.flatnonzero(part == p).tolist()) for p in range(parts))
+        raise ValueError(f"wins never compares responses {groups}; expected comparisons that connect all of them")
+    parts, part = connected_components(beats, connection="strong")
+    if parts > 1:
+        unbeaten = [p for p in range(parts) if not beats[np.ix_(part != p, part == p)].any()]
+        groups = " and ".join(str(np.flatnonzero(part == p).tolist()) for p in unbeaten)
+        raise ValueError(f"wins has no minimizer: responses {groups} never lose to the others; expected all to lose")
