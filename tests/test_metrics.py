@@ -54,6 +54,8 @@ def test_weights_count_in_proportion_and_float32_is_summed_in_float64():
     one = dn.preference_metrics(logp, ref, 0.2, weight)
     twice = dn.preference_metrics(logp.repeat(weight, axis=0), ref.repeat(weight, axis=0), 0.2)
     scaled = dn.preference_metrics(logp, ref, 0.2, weight * 1e-3)
+    without = dn.preference_metrics(logp[1:], ref[1:], 0.2)
+    assert dn.preference_metrics(logp, ref, 0.2, [0, 1, 1, 1, 1]) == pytest.approx(without, rel=1e-14)
     single = dn.preference_metrics(logp.astype(np.float32), ref.astype(np.float32), 0.2, weight)
     for name in NAMES:
         assert one[name] == pytest.approx(twice[name], rel=1e-14)

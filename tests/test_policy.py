@@ -173,6 +173,9 @@ def test_max_length_counts_response_tokens_and_shorter_samples_are_trimmed():
     ended = sample(sure, {"W": np.array([[900.0, 0.0]])}, [[0], [0, 0]], np.random.default_rng(0), 3)
     assert ended.tokens.shape == (2, 3)
     assert ended.facts["finished"].all()
+    one = sample(sure, {"W": np.array([[0.0, 900.0]])}, [[0], [0, 0]], np.random.default_rng(0), 1)
+    assert one.tokens.tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert one.facts["finished"].tolist() == [False, False]
     table = sample(Tabular(vocab=3), {"W": np.zeros((1, 3))}, [[0]] * 4, np.random.default_rng(0), 9)
     assert table.length.tolist() == [1] * 4
     assert table.facts["finished"].all()

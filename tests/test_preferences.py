@@ -131,7 +131,7 @@ def test_preferences_refuse_an_index(index, text):
     ([1.0], "weight has shape (1,) and dtype float64; expected (2,) numbers"),
     ([[1.0, 1.0]], "weight has shape (1, 2) and dtype float64; expected (2,) numbers"),
     ([True, False], "weight has shape (2,) and dtype bool; expected (2,) numbers"),
-    ([1.0, -0.5], "weight is -0.5 in row 1; expected a finite number, at least 0"),
+    ([0.0, -0.5], "weight is -0.5 in row 1; expected a finite number, at least 0"),
     ([np.nan, 1.0], "weight is nan in row 0; expected a finite number, at least 0"),
     ([1.0, np.inf], "weight is inf in row 1; expected a finite number, at least 0"),
 ])

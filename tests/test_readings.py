@@ -225,8 +225,9 @@ def test_padding_and_prompt_are_invisible(name):
 
 @pytest.mark.parametrize("name", READINGS)
 @pytest.mark.parametrize("order", ["C", "F", "reversed"])
-def test_leading_axes_are_a_loop(name, order):
-    logits, tokens, mask = some(17, lead=(2, 3))
+@pytest.mark.parametrize("lead", [(1,), (2,), (2, 3)])
+def test_leading_axes_are_a_loop(name, order, lead):
+    logits, tokens, mask = some(17, lead=lead)
     kept = logits.copy()
     logits = {"C": logits, "F": np.asfortranarray(logits), "reversed": logits[..., ::-1].copy()[..., ::-1]}[order]
     ref = np.random.default_rng(18).normal(size=(*mask.shape, V))
@@ -237,7 +238,7 @@ def test_leading_axes_are_a_loop(name, order):
 
     value, grad = one(logits, ref)
     assert grad.shape == logits.shape
-    for at in np.ndindex(2, 3):
+    for at in np.ndindex(lead):
         np.testing.assert_array_equal(value[at], one(kept[at], ref)[0])
         np.testing.assert_array_equal(grad[at], one(kept[at], ref)[1])
     np.testing.assert_array_equal(logits, kept)

@@ -99,6 +99,9 @@ def test_a_sample_depends_on_the_generator_alone_and_may_be_of_one():
     np.testing.assert_array_equal(one.index, same.index)
     np.testing.assert_array_equal(one.weight, same.weight)
     assert world.sample(1, np.random.default_rng(3)).weight.tolist() == [1.0]
+    same = world.sample(30, np.random.default_rng(3), np.ones(3), 0.0)  # by default: uniform pairs, honest labels
+    np.testing.assert_array_equal(one.index, same.index)
+    np.testing.assert_array_equal(world.population().weight, world.population(np.ones(3), 0.0).weight)
 
 
 def test_bandit_and_strings_lay_out_responses():
@@ -142,7 +145,7 @@ def test_worlds_refuse():
     ([1.0], "mu has shape (1,); expected (2,), one for each response"),
     ([[1.0, 1.0]], "mu has shape (1, 2); expected (2,), one for each response"),
     ([], "mu has shape (0,); expected (2,), one for each response"),
-    ([0.5, -1.0], "mu is -1.0 in row 1; expected a finite number, at least 0"),
+    ([0.0, -1.0], "mu is -1.0 in row 1; expected a finite number, at least 0"),
     ([np.nan, 1.0], "mu is nan in row 0; expected a finite number, at least 0"),
     ([1.0, 0.0], "mu leaves prompt 0 no pair with a probability above 0"),
 ])
