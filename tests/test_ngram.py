@@ -263,3 +263,14 @@ def test_a_zero_order_model_has_one_row():
     W = np.log([[0.2, 0.5, 0.3]])
     logp = read(policy, {"W": W}, pad([([2], [1, 1, 0])]), np.arange(1), ["logp"])[0]["logp"]
     assert logp[0] == pytest.approx(2 * math.log(0.5) + math.log(0.2), rel=4 * EPS)
+
+
+def test_the_layout_of_the_parameters_in_memory_changes_nothing():
+    rng = np.random.default_rng(0)
+    policy, rows = NGram(3), np.arange(2)
+    responses = Responses(np.array([[0, 1, 2, 0], [0, 2, 2, 0]]), np.array([[False, True, True, True]] * 2))
+    W = rng.normal(size=(2, 3, 3))
+    found = [policy.logp({"W": given}, responses, rows) for given in (W, np.asfortranarray(W), W[:, ::-1][:, ::-1])]
+    for value, pullback in found[1:]:
+        np.testing.assert_array_equal(value, found[0][0])
+        np.testing.assert_array_equal(pullback(np.ones((2, 2)))["W"], found[0][1](np.ones((2, 2)))["W"])

@@ -128,7 +128,7 @@ class NGram:
         W = params["W"]
         n = responses.memo((self, "counts"), lambda: self._counts(responses))
         n = n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
-        lead, exp = (*W.shape[:-1], 1), np.array(W)
+        lead, exp = (*W.shape[:-1], 1), np.array(W, order="C")
         top, rest = (part.reshape(lead) for part in log_normalizer(exp))
         table = (W - top) - rest
         value = (n @ table.reshape(-1, n.shape[1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
