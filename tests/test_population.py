@@ -133,6 +133,8 @@ def test_bradley_terry_wins_one_pair_at_a_time(rng):
             P = np.exp(REWARD[i]) / (np.exp(REWARD[i]) + np.exp(REWARD[j]))
             assert wins[i, j] == pytest.approx(weight[i, j] * P if i != j else 0, rel=1e-14)
     assert_allclose(population.bradley_terry_wins(REWARD).sum(), 1, rtol=4 * EPS)
+    of_prompts = population.bradley_terry_wins(REWARD, np.array([W, 2 * W]))
+    assert_allclose(of_prompts, population.bradley_terry_wins(REWARD, W) * [[[1.0]], [[2.0]]], rtol=1e-14)
 
 
 def label_entropy(W, P):
@@ -400,10 +402,11 @@ def test_steps_scale_with_one_over_beta_squared_and_the_condition_number_does_no
 
 
 def test_the_rate_of_several_prompts_is_the_rate_of_the_block_diagonal():
-    H = np.array(
-        [population.hessian(np.zeros(2), 2 * weight * np.array([[0, 0.5], [0.5, 0]]), 1.0) for weight in (1, 3)]
-    )
-    whole = np.block([[H[0], np.zeros((2, 2))], [np.zeros((2, 2)), H[1]]])
+    pair = np.array([[0, 0.5], [0.5, 0]])
+    H = np.array([population.hessian(np.zeros(2), weight * pair, 1.0) for weight in (2, 4, 6)])
+    whole = np.zeros((6, 6))
+    for i, block in enumerate(H):
+        whole[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = block
     assert_allclose(population.linear_rate(H), population.linear_rate(whole), rtol=1e-14)
     assert population.linear_rate(H).factor == pytest.approx(0.5)
 
