@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import __version__
 from ..data import Examples, Row, load
+from ..data.files import contents
 from . import models
 from .curves import draw, metrics_csv
 from .loop import Run, told
@@ -187,20 +188,12 @@ def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
             )
         raise ValueError(
             f"{name} is {value}, but the run to resume was started with {was}: "
-                "give that, or start anew with --overwrite_output_dir"
+            "give that, or start anew with --overwrite_output_dir"
         )
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; expected a file") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return hashlib.sha256(contents(path)).hexdigest()
 
 
 def _tell(text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Record", "kind", "records", "shown"]
+__all__ = ["Record", "contents", "kind", "records", "shown"]
 
 Record = dict[str, Any]
 
@@ -36,7 +36,7 @@ def records(path: str | Path) -> list[tuple[str, Record]]:
     [('row 1', {'chosen': 'yes', 'rejected': 'no'})]
     """
     path = Path(path)
-    raw = _unzipped(path, _bytes(path))
+    raw = _unzipped(path, contents(path))
     if raw.startswith(b"PAR1"):
         return _parquet(path, raw)
     text = _text(path, raw)
@@ -46,7 +46,8 @@ def records(path: str | Path) -> list[tuple[str, Record]]:
     return list(read(path, text))
 
 
-def _bytes(path: Path) -> bytes:
+def contents(path: Path) -> bytes:
+    """The bytes of a file; `ValueError`, one sentence, where it cannot be read."""
     try:
         return path.read_bytes()
     except IsADirectoryError:
