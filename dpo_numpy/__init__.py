@@ -7,7 +7,8 @@
     scores.py       log-ratio, mean log-prob ...                           links.py      kernels and slopes, lifts
     losses.py       LOSSES, by name                                        gradient.py   the chain rule
     preferences.py  Responses, Preferences                                 data          preference files, tokenizers
-    optim.py        sgd, momentum, adam, clip                              training.py   train, a generator
+    estimates.py    KTO's z₀, BCO's shift, WPO's weights                   training.py   train; references that move
+    optim.py        sgd, momentum, adam, clip
     metrics.py      what one logs                                          check.py      gradients against differences
     minimal.py      all of DPO on one page, importing none of the above
 
@@ -25,13 +26,14 @@ _HOME = {
     "check_gradient": "check", "complex_step": "check", "finite_difference": "check",
     "Examples": "data", "Bytes": "data", "Words": "data", "load": "data", "to_preferences": "data",
     "compare": "gradient", "read": "gradient", "scores_matrix": "gradient", "value_and_grad": "gradient",
+    "bco_shift": "estimates", "kl_baseline": "estimates", "wpo_weight": "estimates",
     "LOSSES": "losses", "Loss": "losses",
     "accuracy_interval": "metrics", "preference_metrics": "metrics",
     "Optimizer": "optim", "adam": "optim", "clip": "optim", "global_norm": "optim", "momentum": "optim", "sgd": "optim",
     "Policy": "policy", "enumerate_responses": "policy", "exact_kl": "policy", "sample": "policy",
     "Preferences": "preferences", "Responses": "preferences",
     "sequence_kl": "readings", "sequence_logp": "readings", "token_logp": "readings",
-    "Step": "training", "train": "training",
+    "Step": "training", "staged_reference": "training", "trailing_reference": "training", "train": "training",
 }
 __all__ = sorted(_HOME)
 
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from .data import Words as Words
     from .data import load as load
     from .data import to_preferences as to_preferences
+    from .estimates import bco_shift as bco_shift
+    from .estimates import kl_baseline as kl_baseline
+    from .estimates import wpo_weight as wpo_weight
     from .gradient import compare as compare
     from .gradient import read as read
     from .gradient import scores_matrix as scores_matrix
@@ -68,6 +73,8 @@ if TYPE_CHECKING:
     from .readings import sequence_logp as sequence_logp
     from .readings import token_logp as token_logp
     from .training import Step as Step
+    from .training import staged_reference as staged_reference
+    from .training import trailing_reference as trailing_reference
     from .training import train as train
 
 

@@ -2,7 +2,8 @@
 
 A kernel takes scalars (arrays of any one shape) to `(value, slope)`, the slope being d value / d argument, or a tuple
 of them. A lift makes a link of it, `(s (..., B, K), weight (B,), facts) -> (value (..., B), ds like s)`, where ds is
-the gradient of Σ_b weight_b value_b. That lets a link couple the batch (`sorted_margins`).
+the gradient of Σ_b weight_b value_b. That lets a link couple the batch (`sorted_margins`). Facts that a kernel needs
+come after its scores: those of a comparison in their shape, those of a response with its axis, (..., K), last.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .numerics import log_sigmoid, sigmoid
+from .numerics import (
+    bernoulli_kl,
+    exact_product,
+    exp_times,
+    log_sigmoid,
+    log_sigmoid_difference,
+    sigmoid,
+    sigmoid_difference,
+)
 from .scores import Values
 
-__all__ = ["Link", "chosen", "dpop", "each", "hinge", "kto", "logistic", "margin", "negative", "pair", "sorted_margins",
-           "squared"]
+__all__ = [
+    "Link", "apo_down", "apo_zero", "balanced", "batch_mean", "bco", "chosen", "classify", "discopop", "dpop",
+    "dynamic", "each", "exo", "fallen", "gaps", "hinge", "infonca", "js", "kto", "kto_at_zero", "kto_pair",
+    "length_margin", "logistic", "margin", "nca", "nca_listwise", "negative", "odds_ratio", "pair", "plackett_luce",
+    "powers", "ranking", "reward_distance", "robust", "shifted", "sorted_columns", "sorted_margins", "square_sum",
+    "squared", "squares", "weighted", "win_rates",
+]
 
 Array = NDArray[Any]
 Kernel = Callable[..., tuple[Array, Any]]
@@ -28,20 +42,40 @@ class Link(NamedTuple):
     fn: Callable[[Array, Array, Values], tuple[Array, Array]]
     needs: tuple[str, ...] = ()
     columns: int | None = 2  # the K it takes; None: any
+    coupled: bool = False  # a row's value depends on the other rows
 
 
-# ---- kernels: value, slope
+# ---- kernels of a margin: value, slope
 
 def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tuple[Array, Array]:
     """φ(h) = -(1-ε) log σ(z) - ε log σ(-z),   φ'(h) = β (ε σ(z) - (1-ε) σ(-z)),   z = βh - offset"""
-    z = beta * h - offset
-    if eps == 0:
-        return -log_sigmoid(z), -beta * sigmoid(-z)
-    # φ' vanishes at z = log((1-ε)/ε), where its two terms cancel; in the distance d from there nothing does
-    d = z - math.log1p((1 - 2 * eps) / eps)
+    value, slope = balanced(beta * h - offset, 1 - eps, eps, math.log1p((1 - 2 * eps) / eps) if eps else None)
+    return value, beta * slope
+
+
+def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
+    """φ(z) = -p log σ(z) - q log σ(-z),   φ'(z) = q σ(z) - p σ(-z),   0 at the root log(p/q); p = `up`, q = `down`"""
+    if root is None:  # q = 0
+        return -up * log_sigmoid(z), -up * sigmoid(-z)
+    # where the two terms of φ' cancel; in the distance d from the root nothing does
+    d = z - root
     below = d.real < 0
-    pull = np.where(below, (1 - eps) * sigmoid(-z), -eps * sigmoid(z)) * np.expm1(np.where(below, d, -d))
-    return -(1 - eps) * log_sigmoid(z) - eps * log_sigmoid(-z), beta * pull
+    pull = np.where(below, up * sigmoid(-z), -down * sigmoid(z)) * np.expm1(np.where(below, d, -d))
+    return -up * log_sigmoid(z) - down * log_sigmoid(-z), pull
+
+
+def robust(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
+    """φ(h) = [ε log σ(-z) - (1-ε) log σ(z)] / (1-2ε) = -log σ(z) - cz,   φ'(h) = -β (σ(-z) + c),   c = ε/(1-2ε)"""
+    z, c = beta * h, eps / (1 - 2 * eps)
+    return -log_sigmoid(z) - c * z, -beta * (sigmoid(-z) + c)
+
+
+def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[Array, Array]:
+    """φ(h) = -log σ(z),   φ'(h) = -β σ(-z),   z = βh + α (|y_w| - |y_l|), the product to twice the digits"""
+    extra, lost = exact_product(alpha, length[..., 0] - length[..., 1])
+    z = beta * h + extra
+    lost = lost + (extra - (z - (z - extra))) + (beta * h - (z - extra))  # what the sum was rounded by
+    return -log_sigmoid(z) - sigmoid(-z) * lost, -beta * sigmoid(-z) * (1 - sigmoid(z) * lost)
 
 
 def squared(h: Array, target: float) -> tuple[Array, Array]:
@@ -49,25 +83,186 @@ def squared(h: Array, target: float) -> tuple[Array, Array]:
     return (h - target) ** 2, 2 * (h - target)
 
 
-def hinge(h: Array, beta: float) -> tuple[Array, Array]:
-    """φ(h) = max(0, 1 - βh),   φ'(h) = -β where βh < 1, else 0 (at the kink too)"""
-    slack = 1 - beta * h
+def hinge(h: Array, beta: float, delta: float = 1.0) -> tuple[Array, Array]:
+    """φ(h) = max(0, δ - βh),   φ'(h) = -β where βh < δ, else 0 (at the kink too)"""
+    slack = delta - beta * h
     met = slack.real <= 0
     return np.where(met, 0, slack), np.where(met, 0, -beta).astype(h.dtype)
 
 
+def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
+    """φ(h) = KL(σ(z) || 1-ε),   φ'(h) = β σ(z) σ(-z) (z - z₀),   z = βh, z₀ = log((1-ε)/ε)"""
+    z, target = beta * h, np.asarray(math.log1p((1 - 2 * eps) / eps), h.real.dtype)
+    return bernoulli_kl(z, target), beta * sigmoid(z) * sigmoid(-z) * (z - target)
+
+
+def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
+    """φ(h) = -(1-m) log σ(x) + m e⁻ˣ,   φ'(h) = β ((1-m) [m (e⁻ˣ + log σ(x))/τ - σ(-x)] - m e⁻ˣ),   m = σ(x/τ)"""
+    x = beta * h
+    m, rest, wrong = sigmoid(x / tau), sigmoid(-x / tau), x.real < 0
+    with np.errstate(over="ignore"):  # τ > 1, x far below 0: the loss itself is beyond the largest number
+        decay = np.exp(np.where(wrong, x * ((1 - tau) / tau), -x)) * np.where(wrong, rest, m)
+    # e⁻ˣ + log σ(x) before anything rounds it, for 1/τ may be large; but where e⁻ˣ alone overflows
+    far = x.real < -30
+    bend = np.where(far, decay + m * log_sigmoid(x), m * (np.exp(np.where(far, 0, -x)) + log_sigmoid(x)))
+    return -rest * log_sigmoid(x) + decay, beta * (rest * bend / tau - (rest * sigmoid(-x) + decay))
+
+
+def weighted(h: Array, w: Array, beta: float, clamp: bool) -> tuple[Array, Array]:
+    """φ(h) = -v log σ(βh),   φ'(h) = -v β σ(-βh),   v = w_w w_l, clamped: at most 1"""
+    both = w[..., 0] * w[..., 1]
+    v = np.minimum(both, 1) if clamp else both
+    value, slope = logistic(h, beta)
+    return v * value, v * slope
+
+
+def gaps(h: Array, score: Array, beta: float, alpha: float, f: str) -> tuple[Array, Array]:
+    """φ(h) = -log σ(z),   φ'(h) = -β σ(-z),   z = βh - α f(score_w - score_l), f the logarithm or the identity"""
+    gap = score[..., 0] - score[..., 1]
+    if f == "log":
+        if (gap <= 0).any():
+            raise ValueError(f"score of the chosen less that of the rejected is {gap[gap <= 0].flat[0]}; "
+                             f"expected above 0, or f='identity'")
+        gap = np.log(gap)
+    value, slope = logistic(beta * h - alpha * gap, 1.0)
+    return value, beta * slope
+
+
+def reward_distance(h: Array, reward: Array, beta: float, eta: float, distance: str) -> tuple[Array, Array]:
+    """φ(h) = KL(σ(t) || σ(z)), KL(σ(z) || σ(t)), (z - t)²;   φ'(h) = β (σ(z) - σ(t)), β σ(z) σ(-z) (z - t), 2β (z - t),
+
+    in this order of `distance`;   z = βh, t = η (reward_w - reward_l)
+    """
+    z, t = beta * h, eta * (reward[..., 0] - reward[..., 1])
+    if distance == "kl":
+        return bernoulli_kl(t, z), beta * sigmoid_difference(z, t, z - t)
+    if distance == "reverse_kl":
+        return bernoulli_kl(z, t), beta * sigmoid(z) * sigmoid(-z) * (z - t)
+    return (z - t) ** 2, 2 * beta * (z - t)
+
+
+def shifted(h: Array, margin: Array) -> tuple[Array, Array]:
+    """φ(h) = -log σ(h - m),   φ'(h) = -σ(m - h),   m = `margin`"""
+    return logistic(h - margin, 1.0)
+
+
+# ---- kernels of two scores: value, (slope, slope)
+
 def dpop(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Array, Array]]:
     """φ(a, b) = -log σ(β (a - b - λ max(0, -a))),   ∂a = φ' (1 + λ [a < 0]),   ∂b = -φ'"""
-    fallen = a.real < 0
-    value, slope = logistic(a - b + lam * np.where(fallen, a, 0), beta)
-    return value, (slope * np.where(fallen, 1 + lam, 1).astype(slope.dtype), -slope)
+    below = a.real < 0
+    value, slope = logistic(a - b + lam * np.where(below, a, 0), beta)
+    return value, (slope * np.where(below, 1 + lam, 1).astype(slope.dtype), -slope)
 
 
-def kto(s: Array, label: Array, z0: Array, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
+def nca(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
+    """φ = -log σ(x) - ½ log σ(-x) - ½ log σ(-y),   ∂a = β (½ σ(x) - σ(-x)),   ∂b = ½ β σ(y),   x = βa, y = βb"""
+    value, slope = balanced(beta * a, 1.0, 0.5, math.log(2))
+    return value - 0.5 * log_sigmoid(-beta * b), (beta * slope, 0.5 * beta * sigmoid(beta * b))
+
+
+def bco(a: Array, b: Array, delta: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
+    """φ = -log σ(x) - log σ(-y),   ∂a = -β σ(-x),   ∂b = β σ(y),   x = βa - δ, y = βb - δ"""
+    x, y = beta * a - delta, beta * b - delta
+    return -log_sigmoid(x) - log_sigmoid(-y), (-beta * sigmoid(-x), beta * sigmoid(y))
+
+
+def squares(a: Array, b: Array, target: float) -> tuple[Array, tuple[Array, Array]]:
+    """φ = (a - target)² + (b + target)²,   ∂a = 2 (a - target),   ∂b = 2 (b + target)"""
+    return (a - target) ** 2 + (b + target) ** 2, (2 * (a - target), 2 * (b + target))
+
+
+def win_rates(a: Array, b: Array, win_rate: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
+    """φ = (a - t_w)² + (b - t_l)²,   ∂a = 2 (a - t_w),   ∂b = 2 (b - t_l),   t = (P - ½)/β"""
+    t = (win_rate - 0.5) / beta
+    da, db = a - t[..., 0], b - t[..., 1]
+    return da**2 + db**2, (2 * da, 2 * db)
+
+
+def apo_zero(a: Array, b: Array, beta: float, plus_one: bool) -> tuple[Array, tuple[Array, Array]]:
+    """φ = σ(y) - σ(x) (+ 1),   ∂a = -β σ(x) σ(-x),   ∂b = β σ(y) σ(-y),   x = βa, y = βb"""
+    x, y = beta * a, beta * b
+    value = sigmoid(-x) + sigmoid(y) if plus_one else sigmoid_difference(y, x, beta * (b - a))
+    return value, (-beta * sigmoid(x) * sigmoid(-x), beta * sigmoid(y) * sigmoid(-y))
+
+
+def apo_down(a: Array, b: Array, beta: float, plus_one: bool) -> tuple[Array, tuple[Array, Array]]:
+    """φ = σ(x) - σ(z) (+ 1),   ∂a = β (σ(x) - σ(z)) (σ(-x) - σ(z)),   ∂b = β σ(z) σ(-z),   x = βa, z = β (a - b)"""
+    x, z = beta * a, beta * (a - b)
+    gap = sigmoid_difference(x, z, beta * b)
+    # σ'(x) - σ'(z), as a product
+    up = gap * sigmoid_difference(-x, z, -beta * (2 * a - b))
+    return sigmoid(x) + sigmoid(-z) if plus_one else gap, (beta * up, beta * sigmoid(z) * sigmoid(-z))
+
+
+def js(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
+    """φ = -log σ(z),   ∂a = -β σ(-z) σ(-a),   ∂b = β σ(-z) σ(-b),   z = β (log σ(a) - log σ(b))"""
+    value, slope = logistic(log_sigmoid_difference(a, b), beta)
+    return value, (slope * sigmoid(-a), -slope * sigmoid(-b))
+
+
+def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: float = 0.0,
+           eps: float = 0.0) -> tuple[Array, tuple[Array, Array]]:
+    """φ = -(1-ε) log σ(z) - ε log σ(-z),   ∂a = φ'(z) β Σ e^-αa,   ∂b = -φ'(z) β Σ e^-αb,
+
+    z = β Σ (e^-αb - e^-αa)/α - offset, summed over `alphas`; where α = 0, (a - b). Each difference is one product.
+    """
+    ahead = (a - b).real >= 0
+    high, low, apart = np.where(ahead, a, b), np.where(ahead, b, a), np.where(ahead, b - a, a - b)
+    gap = np.zeros_like(apart)
+    for alpha in alphas:
+        share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if alpha else -beta * apart
+        gap += exp_times(-alpha * (low if alpha > 0 else high), share)
+    with np.errstate(over="ignore", invalid="ignore"):  # ends that are out of reach
+        z = np.where(ahead, gap, -gap) - offset
+        value, slope = balanced(z, 1 - eps, eps, math.log1p((1 - 2 * eps) / eps) if eps else None)
+
+        def through(x: Array) -> Array:
+            # σ(-z) vanishes where e^-αx overflows: one exponential of both
+            k, pull = (0, slope) if eps else (log_sigmoid(-z), -np.ones_like(x))
+            return sum((exp_times(k - alpha * x, beta * pull) for alpha in alphas), start=np.zeros_like(x))
+
+        return value, (through(a), -through(b))
+
+
+def odds_ratio(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    """φ = -log σ(z),   ∂a = -σ(-z)/(1 - eᵃ),   ∂b = σ(-z)/(1 - eᵇ),   z = log odds(a) - log odds(b)
+
+    odds(a) = eᵃ/(1 - eᵃ), a and b logarithms of probabilities. At a = 0, whose odds are infinite, the limits.
+    """
+    ahead = a.real >= b.real  # z >= 0
+    not_a, not_b = 0 - np.expm1(a), 0 - np.expm1(b)  # never -0
+    more, less = np.where(ahead, not_b, not_a), np.where(ahead, not_a, not_b)
+    certain = more == 0  # both of them: even odds, by symmetry
+    even = np.where(certain, 1, less / np.where(certain, 1, more))
+    apart = np.where(ahead, b - a, a - b)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        e = np.exp(apart) * even  # e^-|z|
+        value = np.log1p(e) + np.where(ahead, 0, -apart - np.log(even))
+        up = np.where(ahead, np.exp(apart), 1) / (more * (1 + e))
+        down = np.where(ahead, e / more, 1 / less) / (1 + e)
+    return value, (-up, down)
+
+
+# ---- kernels of one score: value, slope
+
+def kto(s: Array, label: Array, z0: Array | float, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
     """φ(s) = λ (1 - σ(z)) = λ σ(-z),   φ'(s) = ∓λβ σ(z) σ(-z),   z = ±β (s - z₀);  + and λ_D if desired"""
     dtype, lam, rate = s.real.dtype, np.where(label, lam_d, lam_u), np.where(label, beta, -beta)
     z = rate.astype(dtype) * (s - z0)
     return lam.astype(dtype) * sigmoid(-z), (-lam * rate).astype(dtype) * sigmoid(z) * sigmoid(-z)
+
+
+def kto_at_zero(s: Array, label: Array, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
+    """`kto` at z₀ = 0"""
+    return kto(s, label, 0.0, beta, lam_d, lam_u)
+
+
+def classify(s: Array, label: Array, delta: Array, beta: float) -> tuple[Array, Array]:
+    """φ(s) = -log σ(z),   φ'(s) = ∓β σ(-z),   z = ±(βs - δ);  + if desired"""
+    sign = np.where(label, 1, -1).astype(s.real.dtype)
+    z = sign * (beta * s - delta)
+    return -log_sigmoid(z), -beta * sign * sigmoid(-z)
 
 
 def negative(s: Array) -> tuple[Array, Array]:
@@ -75,30 +270,99 @@ def negative(s: Array) -> tuple[Array, Array]:
     return -s, -np.ones_like(s)
 
 
+def fallen(s: Array) -> tuple[Array, Array]:
+    """φ(s) = max(0, -s),   φ'(s) = -1 where s < 0, else 0 (at the kink too)"""
+    below = s.real < 0
+    return np.where(below, -s, 0), np.where(below, -1, 0).astype(s.dtype)
+
+
+def square_sum(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    """φ = (a + b)²,   ∂a = ∂b = 2 (a + b)"""
+    return (a + b) ** 2, (2 * (a + b), 2 * (a + b))
+
+
+# ---- kernels of a whole row (..., K): value (...), slopes (..., K)
+
+def plackett_luce(s: Array, present: Array, beta: float) -> tuple[Array, Array]:
+    """φ(s) = Σₖ log Σ_{j≥k} exp β(sⱼ - sₖ),   ∂ⱼ = β (Σ_{k<j} pⱼ⁽ᵏ⁾ - Σ_{i>j} pᵢ⁽ʲ⁾),   p⁽ᵏ⁾ = softmax of βs from k on
+
+    best first; a response that is not `present` (at the end of a row) takes no part.
+    """
+    here: Array = np.broadcast_to(present, s.shape)
+    s = np.where(here, s, 0)
+    first = np.arange(s.shape[-1]) == 0
+    value, ds, lost = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s), np.zeros_like(s)
+    for k in range(s.shape[-1] - 1):
+        p, log_p = _softmax(s[..., k:], beta, here[..., k:] | first[:s.shape[-1] - k])
+        value -= log_p[..., 0]
+        # the rejections of one response are many numbers of like size, and it may be all but chosen: keep what + rounds
+        for j, x in enumerate((-p[..., 1:].sum(axis=-1), *np.moveaxis(p[..., 1:], -1, 0)), k):
+            total = ds[..., j] + x
+            part = total - x
+            lost[..., j] += (ds[..., j] - part) + (x - (total - part))
+            ds[..., j] = total
+    return value, beta * (ds + lost)
+
+
+def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:
+    """φ(s) = -Σᵢ qᵢ log pᵢ,   ∂ᵢ = β (pᵢ - qᵢ),   p = softmax(βs), q = softmax(score/α)"""
+    (p, log_p), (q, _) = _softmax(s, beta), _softmax(score, 1 / alpha)
+    # p - q = q (eᵈ - 1), with d from differences that vanish where p = q
+    d = beta * (s - s[..., :1]) - (score - score[..., :1]) / alpha
+    near = (abs(d) < 1).all(axis=-1, keepdims=True)
+    small = np.where(near, d, 0)
+    small = np.expm1(small - np.log1p((q * np.expm1(small)).sum(axis=-1, keepdims=True)))
+    gap = np.where(near, q * small, p - q)
+    # of two numbers near 1, by what they leave to the others
+    likely = (p.real > 0.5) & (q > 0.5)
+    gap = np.where(likely, -np.where(likely, 0, gap).sum(axis=-1, keepdims=True), gap)
+    return -(q * log_p).sum(axis=-1), beta * gap
+
+
+def nca_listwise(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:
+    """φ(s) = -Σᵢ [qᵢ log σ(xᵢ) + log σ(-xᵢ)/K],   ∂ᵢ = β (σ(xᵢ)/K - qᵢ σ(-xᵢ)),   q = softmax(score/α), x = βs"""
+    (q, log_q), K = _softmax(score, 1 / alpha), s.shape[-1]
+    # log Kq, where ∂ vanishes: near 0 from the differences of scores
+    ahead = (score[..., None, :] - score[..., None]) / alpha
+    near = np.asarray((abs(ahead) < 1).all(axis=-1))
+    level = -np.log1p(np.expm1(np.where(near[..., None], ahead, 0)).mean(axis=-1))
+    value, slope = balanced(beta * s, q, 1 / K, np.where(near, level, log_q + math.log(K)))
+    return value.sum(axis=-1), beta * slope
+
+
+def _softmax(x: Array, rate: float, here: Array | bool = True) -> tuple[Array, Array]:
+    """softmax(rate x) over what is here, and its logarithm; not one by way of the other, so that 1/K is exact"""
+    best = np.where(here, x.real, -np.inf).argmax(axis=-1)[..., None]
+    below = rate * (x - np.take_along_axis(x, best, axis=-1))
+    e = np.where(here, np.exp(np.where(here, below, 0)), 0)
+    others = np.where(np.arange(x.shape[-1]) == best, 0, e).sum(axis=-1, keepdims=True)
+    return e / (1 + others), below - np.log1p(others)
+
+
 # ---- lifts
 
-def margin(kernel: Kernel, **hyper: float) -> Link:
-    """value_b = φ(s_w - s_l): one slope, up for the chosen and down for the rejected"""
+def margin(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
+    """value_b = φ(s_w - s_l, the facts named): one slope, up for the chosen and down for the rejected"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, slope = kernel(s[..., 0] - s[..., 1], **hyper)
+        value, slope = kernel(s[..., 0] - s[..., 1], *(facts[name] for name in needs), **hyper)
         slope = weight * slope
         return value, np.stack([slope, -slope], axis=-1)
 
-    return Link(fn)
+    return Link(fn, needs)
 
 
-def pair(kernel: Kernel, **hyper: float) -> Link:
-    """value_b = φ(s_w, s_l), with a slope for each"""
+def pair(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
+    """value_b = φ(s_w, s_l, the facts named), with a slope for each"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, slopes = kernel(s[..., 0], s[..., 1], **hyper)
+        value, slopes = kernel(s[..., 0], s[..., 1], *(facts[name] for name in needs), **hyper)
         return value, np.stack([weight * slope for slope in slopes], axis=-1)
 
-    return Link(fn)
+    return Link(fn, needs)
 
 
-def chosen(kernel: Kernel, **hyper: float) -> Link:
+def chosen(kernel: Kernel, **hyper: Any) -> Link:
     """value_b = φ(s_w), whatever else the row holds"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
@@ -110,19 +374,76 @@ def chosen(kernel: Kernel, **hyper: float) -> Link:
     return Link(fn, columns=None)
 
 
-def each(kernel: Kernel, *needs: str, **hyper: float) -> Link:
+def each(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     """value_b = φ(s, label_b, the facts named): unpaired data, one response a row"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        # (B, 1) or (B,)
-        told = (facts[name][..., 0] if facts[name].ndim > 1 else facts[name] for name in ("label", *needs))
-        value, slope = kernel(s[..., 0], *told, **hyper)
+        value, slope = kernel(s[..., 0], *(facts[name] for name in ("label", *needs)), **hyper)
         return value, (weight * slope)[..., None]
 
     return Link(fn, ("label", *needs), columns=1)
 
 
-def sorted_margins(kernel: Kernel, **hyper: float) -> Link:
+def ranking(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
+    """value_b = φ(all scores of the row, the facts named), with a slope for each"""
+
+    def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        value, ds = kernel(s, *(facts[name] for name in needs), **hyper)
+        return value, weight[:, None] * ds
+
+    return Link(fn, needs, columns=None)
+
+
+# ---- links of a whole batch
+
+def batch_mean(length: str = "length") -> Link:
+    """value_b = -s_w Σw / Σ w |y_w|, so that the mean over rows is the batch's sum over the batch's count of tokens"""
+
+    def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        tokens = (weight * facts[length][..., 0]).sum(axis=-1, keepdims=True)
+        share = np.divide(weight.sum(), tokens, out=np.zeros_like(tokens), where=tokens > 0)
+        ds = np.zeros_like(s)
+        ds[..., 0] = -weight * share
+        return -s[..., 0] * share, ds
+
+    return Link(fn, (length,), columns=None, coupled=True)
+
+
+def kto_pair(beta: float, detach: bool) -> Link:
+    """value_b = ½ σ(-β (a_b - K_l)) + ½ σ(β (b_b - K_w)),   K_w = max(0, mean of a), K_l = max(0, mean of b)"""
+
+    def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        share = np.divide(weight, weight.sum(), out=np.zeros_like(weight), where=weight > 0)
+        means = (share[:, None] * s).sum(axis=-2)
+        above = means.real > 0
+        against = np.where(above, means, 0)[..., None, ::-1]
+        sign = np.array([1, -1], s.real.dtype)
+        z = beta * sign * (s - against)
+        pull = -0.5 * beta * weight[:, None] * sign * sigmoid(z) * sigmoid(-z)
+        # through the other column's mean: s and its K enter as a difference
+        of_mean = 0 if detach else np.where(above, -pull.sum(axis=-2)[..., ::-1], 0)[..., None, :] * share[:, None]
+        return 0.5 * sigmoid(-z).sum(axis=-1), pull + of_mean
+
+    return Link(fn, coupled=True)
+
+
+def dynamic(beta: float, alpha: float, floor: float) -> Link:
+    """value_b = -log σ(β' h_b), 0 for rows not kept;   β' = max(floor, β (1 + α (mean h - M₀))), no gradient in it"""
+
+    def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        h, kept = s[..., 0] - s[..., 1], np.broadcast_to(facts["keep"], weight.shape)
+        share = np.where(kept, weight, 0)
+        total = share.sum()
+        centre = (share * np.where(kept, h.real, 0)).sum(axis=-1, keepdims=True) / (total if total > 0 else 1)
+        rate = np.maximum(floor, beta * (1 + alpha * (centre - facts["m0"])))
+        value, slope = logistic(rate * h, 1.0)
+        slope = np.where(kept, share * rate * slope, 0)
+        return np.where(kept, value, 0), np.stack([slope, -slope], axis=-1)
+
+    return Link(fn, ("m0", "keep"), coupled=True)
+
+
+def sorted_margins(kernel: Kernel, **hyper: Any) -> Link:
     """Σ_k w φ(u₍ₖ₎ - v₍ₖ₎): the policy's margins u = s_w - s_l and the reference's v, each sorted, meet rank by rank
 
     With weights, the ranks are those of the two weighted distributions (the monotone coupling of optimal transport), so
@@ -132,18 +453,35 @@ def sorted_margins(kernel: Kernel, **hyper: float) -> Link:
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
         u = s[..., 0] - s[..., 1]
-        ref = np.broadcast_to(facts["ref_logp"], s.shape)
-        v = ref[..., 0] - ref[..., 1]
+        v = facts["ref_logp"][..., 0] - facts["ref_logp"][..., 1]
         value, slope = np.zeros_like(u), np.zeros_like(u)
         for at in np.ndindex(u.shape[:-1]):
-            rows, cols, mass = _coupling(u[at].real, v[at], weight)
-            phi, dphi = kernel(u[at][rows] - v[at][cols], **hyper)
+            v_at = v[at] if v.ndim == u.ndim else v
+            rows, cols, mass = _coupling(u[at].real, v_at, weight)
+            phi, dphi = kernel(u[at][rows] - v_at[cols], **hyper)
             np.add.at(value[at], rows, mass * phi)
             np.add.at(slope[at], rows, mass * dphi)
         value = np.divide(value, weight, out=np.zeros_like(value), where=weight > 0)
         return value, np.stack([slope, -slope], axis=-1)
 
-    return Link(fn, ("ref_logp",))
+    return Link(fn, ("ref_logp",), coupled=True)
+
+
+def sorted_columns(kernel: Kernel, **hyper: Any) -> Link:
+    """Σ_k w φ(a₍ₖ₎ - b₍ₖ₎): scores of chosen and of rejected, each sorted, meet rank by rank, as in `sorted_margins`"""
+
+    def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        value, ds = np.zeros_like(s[..., 0]), np.zeros_like(s)
+        for at in np.ndindex(s.shape[:-2]):
+            a, b = s[at][:, 0], s[at][:, 1]
+            rows, cols, mass = _coupling(a.real, b.real, weight)
+            phi, dphi = kernel(a[rows] - b[cols], **hyper)
+            np.add.at(value[at], rows, mass * phi)
+            np.add.at(ds[at][:, 0], rows, mass * dphi)
+            np.add.at(ds[at][:, 1], cols, -mass * dphi)
+        return np.divide(value, weight, out=np.zeros_like(value), where=weight > 0), ds
+
+    return Link(fn, coupled=True)
 
 
 def _coupling(u: Array, v: Array, weight: Array) -> tuple[Array, Array, Array]:

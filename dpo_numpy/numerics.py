@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["exp_minus_1_minus", "kl_terms", "log_normalizer", "log_sigmoid", "log_softmax", "sigmoid"]
+__all__ = ["bernoulli_kl", "exact_product", "exp_minus_1_minus", "exp_times", "kl_terms", "log_normalizer",
+           "log_sigmoid", "log_sigmoid_difference", "log_softmax", "sigmoid", "sigmoid_difference"]
 
 Array = NDArray[Any]
 
@@ -37,6 +38,74 @@ def sigmoid(z: Array) -> Array:
     negative = z.real < 0
     e = np.exp(np.where(negative, z, -z))
     return np.asarray(np.where(negative, e, 1) / (1 + e))
+
+
+def sigmoid_difference(x: Array, y: Array, d: Array) -> Array:
+    """σ(x) - σ(y) = σ(x) σ(-y) (1 - e⁻ᵈ),   d = x - y, which the caller may know to more digits than x and y have
+
+    >>> sigmoid_difference(np.array([50.0]), np.array([49.0]), np.array([1.0]))
+    array([3.31413582e-22])
+    """
+    ahead = d.real >= 0
+    high, low = np.where(ahead, x, y), np.where(ahead, y, x)
+    gap = sigmoid(high) * sigmoid(-low) * np.expm1(np.where(ahead, -d, d))
+    return np.where(ahead, -gap, gap)
+
+
+def log_sigmoid_difference(x: Array, y: Array) -> Array:
+    """log σ(x) - log σ(y) = -log1p(σ(-y) (e⁻ᵈ - 1)),   d = x - y; far apart, the difference itself loses nothing
+
+    >>> log_sigmoid_difference(np.array([1e-20, 800.0]), np.array([0.0, -800.0]))
+    array([5.e-21, 8.e+02])
+    """
+    d = x - y
+    near = abs(d) < 1
+    close = np.where(near, d, 0)
+    return np.where(near, -np.log1p(sigmoid(-y) * np.expm1(-close)), log_sigmoid(x) - log_sigmoid(y))
+
+
+def bernoulli_kl(x: Array, y: Array) -> Array:
+    """KL(σ(x) || σ(y)) = σ(x) log σ(x)/σ(y) + σ(-x) log σ(-x)/σ(-y), never negative
+
+    As a sum of q (eᵈ - 1 - d), d = log p - log q, in which nothing cancels.
+
+    >>> bernoulli_kl(np.array([0.0, 0.0, 1000.0]), np.array([1e-9, np.log(3.0), -1000.0]))
+    array([1.25000000e-19, 1.43841036e-01, 1.00000000e+03])
+    """
+
+    def term(x: Array, y: Array) -> Array:
+        q, d = sigmoid(x), log_sigmoid_difference(y, x)
+        small = d.real < 2  # beyond, nothing cancels, and eᵈ would multiply the rounding of d
+        return np.where(small, q * exp_minus_1_minus(np.where(small, d, 0)), sigmoid(y) - q - q * d)
+
+    return np.asarray(term(x, y) + term(-x, -y))
+
+
+def exp_times(k: Array, x: Array) -> Array:
+    """eᵏ x, finite wherever it is, and 0 where x is, though eᵏ overflow; else inf of the sign of x
+
+    >>> exp_times(np.array([800.0, 800.0]), np.array([1e-300, 0.0]))
+    array([2.72637457e+47, 0.00000000e+00])
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        root = np.exp(k / 2)
+        return np.asarray(np.where(x == 0, x, root * x * root))
+
+
+def exact_product(factor: float, n: Array) -> tuple[Array, Array]:
+    """(high, low), high + low = factor · n without any rounding, for whole numbers |n| <= 2²⁴; high in the dtype of n
+
+    A product that enters an exponential is wanted to more digits than a float has.
+
+    >>> exact_product(0.1, np.array([3.0]))
+    (array([0.3]), array([-2.77555756e-17]))
+    """
+    wide = n.astype(np.promote_types(n.dtype, np.float64))
+    top = float(np.float32(factor))
+    a, b = top * wide, (factor - top) * wide  # 24 + 24 bits, and at most 29 + 24
+    whole = a + b
+    high = whole.astype(n.dtype)
+    return high, ((whole - high) + ((a - whole) + b)).astype(n.dtype)
 
 
 def exp_minus_1_minus(d: Array) -> Array:

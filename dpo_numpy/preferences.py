@@ -103,6 +103,12 @@ class Responses:
         """Tokens up to the last that counts, prompt included, (N,) integers."""
         return self.memo("width", lambda: self.tokens.shape[1] - np.argmax(self.mask[:, ::-1], axis=1))
 
+    @property
+    def whole(self) -> Array:
+        """True on all tokens up to the last that counts but the first, the prompt's among them, (N, T) booleans."""
+        at = np.arange(self.tokens.shape[1])
+        return self.memo("whole", lambda: (at > 0) & (at < self.width[:, None]))
+
     def with_facts(self, **facts: ArrayLike) -> Responses:
         """The same responses, told more: arrays (N,) or (N, T) by name."""
         told = replace(self, facts={**self.facts, **{name: np.asarray(fact) for name, fact in facts.items()}})
@@ -120,6 +126,14 @@ class Responses:
         if key not in self._memo:
             self._memo[key] = build()
         return self._memo[key]  # type: ignore[no-any-return]
+
+
+#: facts that responses know of themselves
+DERIVED: dict[str, Callable[[Responses], Array]] = {
+    "length": lambda responses: responses.length,
+    "full_length": lambda responses: responses.width - 1,
+    "mask": lambda responses: responses.mask,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +247,10 @@ class Preferences:
             return np.asarray(self.facts[name])
         if name == "present":
             return self.index >= 0
-        table = self.responses.length if name == "length" else self.responses.facts.get(name)
+        if name in DERIVED:
+            table: Array | None = DERIVED[name](self.responses)
+        else:
+            table = self.responses.facts.get(name)
         if table is None:
             return None
         # -1 would fetch the last row: fetch any row there, and leave nothing of it.

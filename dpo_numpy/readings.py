@@ -162,6 +162,7 @@ def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:
 
 READINGS: dict[str, Callable[[Array, Responses], tuple[Array, Pullback]]] = {
     "logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.mask),
+    "full_logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.whole),
     "token_logp": lambda logits, responses: token_logp(logits, responses.tokens, responses.mask),
     "kl": _kl,
 }

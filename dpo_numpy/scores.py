@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Score", "log_prob", "log_ratio", "mean", "sequential_kl"]
+__all__ = ["Score", "full_log_prob", "log_prob", "log_ratio", "mean", "reward", "sequential_kl", "shared_length"]
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
@@ -27,18 +27,24 @@ class Score(NamedTuple):
 #: s = log π(y|x)
 log_prob = Score(lambda x, facts: (x["logp"], lambda ds: {"logp": ds}))
 
+#: s = the reward that a model gives
+reward = Score(lambda x, facts: (x["reward"], lambda ds: {"reward": ds}), reads=("reward",))
+
+#: s = log π(x, y), the prompt's tokens (but for the first) among those of the response
+full_log_prob = Score(lambda x, facts: (x["full_logp"], lambda ds: {"full_logp": ds}), reads=("full_logp",))
+
 #: s = log π(y|x) - log π_ref(y|x)
 log_ratio = Score(lambda x, facts: (x["logp"] - facts["ref_logp"], lambda ds: {"logp": ds}), needs=("ref_logp",))
 
 
-def mean(score: Score) -> Score:
-    """s / |y|, the mean over the response tokens that count, EOS included"""
+def mean(score: Score, length: str = "length") -> Score:
+    """s / |y|, the mean over the response tokens that count, EOS included (over the tokens that the fact counts)"""
 
     def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         s, back = score.fn(x, facts)
-        return s / facts["length"], lambda ds: back(ds / facts["length"])
+        return s / facts[length], lambda ds: back(ds / facts[length])
 
-    return Score(fn, score.reads, (*score.needs, "length"))
+    return Score(fn, score.reads, (*score.needs, length))
 
 
 def sequential_kl(alpha: float, stop: bool) -> Score:
@@ -50,3 +56,22 @@ def sequential_kl(alpha: float, stop: bool) -> Score:
         return s, lambda ds: {"logp": ds, "kl": ds * through.astype(ds.dtype)}
 
     return Score(fn, ("logp", "kl"), ("ref_logp",))
+
+
+def shared_length(alpha: float, ref_weighted: bool) -> Score:
+    """s = Σₜ cₜ ℓₜ - (Σₜ cₜ ℓₜ of the reference, or its whole log-prob),   cₜ = 1 up to the shorter length, then α
+
+    Over the responses of a comparison; tokens are counted on the mask. What is summed, is summed in float64 at least.
+    """
+    reference = "ref_token_logp" if ref_weighted else "ref_logp"
+
+    def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        logp, mask, ref = x["token_logp"], facts["mask"], facts[reference]
+        shared = mask.sum(axis=-1).min(axis=-1)[..., None, None]
+        counted = np.where(np.cumsum(mask, axis=-1) <= shared, 1, alpha).astype(logp.real.dtype) * mask
+        of_tokens = logp - ref if ref_weighted else logp
+        total = (counted * np.where(mask, of_tokens, 0)).sum(axis=-1, dtype=np.result_type(logp.dtype, np.float64))
+        s = (total if ref_weighted else total - ref).astype(logp.dtype)
+        return s, lambda ds: {"token_logp": ds[..., None] * counted}
+
+    return Score(fn, ("token_logp",), (reference, "mask"))

@@ -10,7 +10,7 @@ import numpy as np
 from strategies import FACTS, columns
 
 import toy_models
-from dpo_numpy.preferences import Preferences, pad
+from dpo_numpy.preferences import DERIVED, Preferences, pad
 from toy_models import NGram, Tabular
 
 
@@ -83,8 +83,8 @@ def batch_for(policy, params, loss, rng, n=8, size=6):
     batch = Preferences(responses, index, rng.random(size) + 0.25)
     dtype = next(iter(params.values())).dtype
     reference = {name: p + rng.normal(size=p.shape).astype(p.dtype) / 2 for name, p in params.items()}
-    batch = batch.with_reference(policy, reference, *loss.reads)
-    made = [name for name in loss.needs if name in FACTS and name != "length"]
+    batch = batch.with_reference(policy, reference, *{"logp": None} | dict.fromkeys(loss.reads))
+    made = [name for name in loss.needs if name in FACTS and name not in DERIVED]
     return batch.with_facts(**{name: FACTS[name](rng, index.shape, dtype) for name in made})
 
 

@@ -10,30 +10,85 @@ from hypothesis.extra import numpy as hnp
 
 from dpo_numpy.losses import LOSSES
 
-#: hyper-parameter -> (low, high), or its choices
+#: hyper-parameter -> (low, high), or its choices; where a loss has a domain of its own, under both names
 HYPER = {
     "alpha": (0.01, 2.0),
     "beta": (0.01, 10.0),
+    "center": (0.0, 2.0),
+    "clamp": (False, True),
+    "convention": ("paper", "order"),
+    "delta": (0.0, 5.0),
+    "detach": (False, True),
+    "distance": ("kl", "reverse_kl", "squared"),
     "eps": (0.0, 0.49),
+    "eta": (0.01, 10.0),
+    "f": ("log", "identity"),
+    "floor": (0.0, 0.1),
     "gamma": (0.0, 3.0),
+    "labels": ("hard", "soft"),
     "lam": (0.0, 100.0),
     "lam_d": (0.0, 3.0),
     "lam_u": (0.0, 3.0),
+    "mixed": (False, True),
+    "nll": ("sum", "mean", "tokens"),
+    "penalty": ("inside", "outside"),
+    "plus_one": (False, True),
     "reduction": ("sum", "mean"),
+    "reference": ("weighted", "full"),
+    "scale": ("absolute", "ratio"),
+    "scope": ("completion", "prompt_and_completion"),
     "tau": (0.01, 2.0),
+    "w_g": (0.0, 2.0),
+    "w_p": (0.0, 2.0),
+    "w_q": (0.0, 2.0),
+    ("alphapo", "alpha"): (-2.0, 2.0),
+    ("discopop", "tau"): (0.01, 1.0),  # beyond, e⁻ˣ wins and the loss leaves the range of floats
+    ("exo", "eps"): (0.001, 0.49),
+    ("f_dpo_alpha", "alpha"): (-2.0, 2.0),
+    ("ld_dpo", "alpha"): (0.0, 1.0),
+    ("r_dpo", "alpha"): (-2.0, 2.0),
+    ("sft", "reduction"): ("sum", "mean", "tokens"),
 }
+
+
+def domain(factory, name):
+    return HYPER[factory.__name__, name] if (factory.__name__, name) in HYPER else HYPER[name]
+
+
+def spread(rng, shape):
+    """of either sign, a tenth of them 0"""
+    return rng.normal(size=shape) * 10 ** rng.uniform(-3, 1) * (rng.random(shape) < 0.9)
+
+
+def prefix(rng, shape):
+    """true on the first few"""
+    return np.arange(shape[-1]) < rng.integers(1, shape[-1] + 1, shape[:-1])[..., None]
+
 
 #: fact -> (rng, (B, K), dtype) -> array
 FACTS = {
+    "delta": lambda rng, shape, dtype: spread(rng, shape[:1]).astype(dtype),
+    "full_length": lambda rng, shape, dtype: np.floor(10 ** rng.uniform(0, 5, shape)).astype(int),
+    "keep": lambda rng, shape, dtype: rng.random(shape[:1]) < 0.8,
     "label": lambda rng, shape, dtype: rng.random(shape[:1]) < 0.5,
     "length": lambda rng, shape, dtype: np.floor(10 ** rng.uniform(0, 5, shape)).astype(int),
+    "m0": lambda rng, shape, dtype: spread(rng, ()).astype(dtype),
+    "margin": lambda rng, shape, dtype: spread(rng, shape[:1]).astype(dtype),
+    "present": lambda rng, shape, dtype: prefix(rng, shape),
+    "reward": lambda rng, shape, dtype: spread(rng, shape).astype(dtype),
+    "score": lambda rng, shape, dtype: (np.cumsum(rng.random(shape[::-1]) + 0.01, axis=0).T[:, ::-1]
+                                        * 10 ** rng.uniform(-1, 1)).astype(dtype),  # the first is the best
+    "w": lambda rng, shape, dtype: np.exp(rng.normal(size=shape)).astype(dtype),
+    "win_rate": lambda rng, shape, dtype: rng.random(shape).astype(dtype),
     "z0": lambda rng, shape, dtype: (rng.random(shape[:1]) * 10 ** rng.uniform(-3, 3)).astype(dtype),
 }
+TOKENS = 6
 
 
 def columns(loss):
-    """The K that a loss takes; 2 where it takes any"""
-    return next((term.link.columns for term in loss.terms if term.link.columns), 2)
+    """The K that a loss takes; where it takes any, 2, and 4 for a ranking"""
+    fixed = [term.link.columns for term in loss.terms if term.link.columns]
+    return fixed[0] if fixed else 4 if any("ranking" in term.link.fn.__qualname__ for term in loss.terms) else 2
 
 
 def names(factory):
@@ -47,10 +102,10 @@ def names(factory):
 
 def draw_hyper(rng, factory):
     def one(name):
-        low, high = HYPER[name]
-        if isinstance(low, str):
-            return str(rng.choice(HYPER[name]))
-        return float(low + (high - low) * rng.random() if low == 0 else low * (high / low) ** rng.random())
+        low, *_, high = choices = domain(factory, name)
+        if isinstance(low, (str, bool)):
+            return choices[rng.integers(len(choices))]
+        return float(low + (high - low) * rng.random() if low <= 0 else low * (high / low) ** rng.random())
 
     return {name: one(name) for name in names(factory)}
 
@@ -96,15 +151,35 @@ REGIMES = {regime.__name__: regime for regime in (ordinary, unmoved, far, extrem
 
 def draw(rng, loss, size, dtype, regime="ordinary"):
     """Readings and facts, as a loss of `size` comparisons takes them"""
+    unknown = [name for name in loss.needs if name not in {*FACTS, "ref_logp", "ref_token_logp", "mask"}]
+    assert not unknown, f"give the fact {unknown[0]} a line in tests/strategies.py: FACTS"
     shape = (size, columns(loss))
-    logp, ref_logp = (x.astype(dtype) for x in REGIMES[regime](rng, shape))
-    read = {"logp": logp, "kl": (rng.random(shape) * 10 ** rng.uniform(-12, 3, shape)).astype(dtype)}
+    facts = {name: FACTS[name](rng, shape, dtype) for name in loss.needs if name in FACTS}
+    of_tokens = "token_logp" in loss.reads
+    logp, ref_logp = REGIMES[regime](rng, (size, shape[1] * TOKENS) if of_tokens else shape)
+    if loss.name.startswith(("f_dpo", "alphapo")):
+        logp, ref_logp = within_reach(logp, ref_logp, facts)
+    if dtype == np.float32:  # numbers that 1e5 tokens could not share without leaving the normal ones
+        logp, ref_logp = (np.where(abs(x) < 1e-32, 0, x) for x in (logp, ref_logp))
+    logp, ref_logp = logp.astype(dtype), ref_logp.astype(dtype)
+    read = {"logp": logp, "full_logp": 2 * logp, "reward": logp - ref_logp,
+            "kl": (rng.random(shape) * 10 ** rng.uniform(-12, 3, shape)).astype(dtype)}
     if regime in ("unmoved", "tied"):
         read["kl"] = np.zeros(shape, dtype)
-    unknown = [name for name in loss.needs if name not in {*FACTS, "ref_logp"}]
-    assert not unknown, f"give the fact {unknown[0]} a line in tests/strategies.py: FACTS"
-    facts = {name: ref_logp if name == "ref_logp" else FACTS[name](rng, shape, dtype) for name in loss.needs}
-    return {name: read[name] for name in loss.reads}, facts
+    facts["ref_logp"] = ref_logp
+    if of_tokens:
+        mask = facts["mask"] = np.zeros((*shape, TOKENS), bool)
+        mask[..., 1:] = prefix(rng, (*shape, TOKENS - 1))
+        read["token_logp"], facts["ref_token_logp"] = (x.reshape(mask.shape) * mask for x in (logp, ref_logp))
+        facts["ref_logp"] = facts["ref_token_logp"].sum(axis=-1)
+    return {name: read[name] for name in loss.reads}, {name: facts[name] for name in loss.needs}
+
+
+def within_reach(logp, ref_logp, facts):
+    """For losses of e^-αx, |α| <= 2: a little beyond the largest float, where the answer is infinite, and no further"""
+    if "length" in facts:
+        return np.maximum(logp, -400.0 * facts["length"]), ref_logp
+    return logp, np.clip(ref_logp, logp - 400, logp + 400)
 
 
 # ---- by Hypothesis

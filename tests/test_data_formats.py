@@ -248,7 +248,7 @@ def test_nothing_in_the_place_of_a_value_raises_anything_else(tmp_path_factory, 
         found = dn.load(path, votes if cast is not None else None)
     except ValueError as error:
         sentence = str(error)
-    assert sentence.startswith((str(path), str(votes)))
+    assert str(path) in sentence or str(votes) in sentence
     if found and not found.scored:
         assert len(dn.to_preferences(found.rows, dn.Bytes())) == len(found.rows)
 

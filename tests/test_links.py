@@ -1,10 +1,64 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from dpo_numpy import links
-from dpo_numpy.links import chosen, dpop, each, hinge, kto, logistic, margin, negative, pair, sorted_margins, squared
+from dpo_numpy.links import (
+    apo_down,
+    apo_zero,
+    balanced,
+    batch_mean,
+    bco,
+    chosen,
+    classify,
+    discopop,
+    dpop,
+    dynamic,
+    each,
+    exo,
+    fallen,
+    gaps,
+    hinge,
+    infonca,
+    js,
+    kto,
+    kto_at_zero,
+    kto_pair,
+    length_margin,
+    logistic,
+    margin,
+    nca,
+    nca_listwise,
+    negative,
+    odds_ratio,
+    pair,
+    plackett_luce,
+    powers,
+    ranking,
+    reward_distance,
+    robust,
+    shifted,
+    sorted_columns,
+    sorted_margins,
+    square_sum,
+    squared,
+    squares,
+    weighted,
+    win_rates,
+)
+
+LENGTH, W, SCORE, REWARD, WON = [7, 4], [0.9, 0.8], [2.5, 1.0], [1.5, -0.25], [0.8, 0.3]
+
+
+def told(kernel, fact):
+    """A kernel that knows its fact, in the dtype of the scores"""
+    def knowing(*s, **hyper):
+        return kernel(*s, np.asarray(fact, s[0].real.dtype), **hyper)
+
+    return knowing
+
 
 KERNELS = {
     "logistic": (logistic, 1, {"beta": 0.7, "offset": 0.3}),
@@ -14,6 +68,35 @@ KERNELS = {
     "hinge": (hinge, 1, {"beta": 0.7}),
     "dpop": (dpop, 2, {"beta": 0.7, "lam": 3.0}),
     "negative": (negative, 1, {}),
+    "balanced": (balanced, 1, {"up": 0.7, "down": 1.4, "root": math.log(0.5)}),
+    "robust": (robust, 1, {"beta": 0.7, "eps": 0.2}),
+    "length_margin": (told(length_margin, LENGTH), 1, {"beta": 0.7, "alpha": 0.1}),
+    "hinge of 0.3": (hinge, 1, {"beta": 0.7, "delta": 0.3}),
+    "exo": (exo, 1, {"beta": 0.7, "eps": 0.2}),
+    "discopop": (discopop, 1, {"beta": 0.7, "tau": 0.8}),
+    "weighted": (told(weighted, W), 1, {"beta": 0.7, "clamp": True}),
+    "gaps": (told(gaps, SCORE), 1, {"beta": 0.7, "alpha": 0.4, "f": "log"}),
+    "gaps as they are": (told(gaps, SCORE), 1, {"beta": 0.7, "alpha": 0.4, "f": "identity"}),
+    "reward kl": (told(reward_distance, REWARD), 1, {"beta": 0.7, "eta": 1.3, "distance": "kl"}),
+    "reward reverse_kl": (told(reward_distance, REWARD), 1, {"beta": 0.7, "eta": 1.3, "distance": "reverse_kl"}),
+    "reward squared": (told(reward_distance, REWARD), 1, {"beta": 0.7, "eta": 1.3, "distance": "squared"}),
+    "shifted": (told(shifted, 0.4), 1, {}),
+    "fallen": (fallen, 1, {}),
+    "nca": (nca, 2, {"beta": 0.7}),
+    "bco": (told(bco, 0.3), 2, {"beta": 0.7}),
+    "squares": (squares, 2, {"target": 1.5}),
+    "win_rates": (told(win_rates, WON), 2, {"beta": 0.7}),
+    "apo_zero": (apo_zero, 2, {"beta": 0.7, "plus_one": False}),
+    "apo_zero plus one": (apo_zero, 2, {"beta": 0.7, "plus_one": True}),
+    "apo_down": (apo_down, 2, {"beta": 0.7, "plus_one": False}),
+    "apo_down plus one": (apo_down, 2, {"beta": 0.7, "plus_one": True}),
+    "js": (js, 2, {"beta": 0.7}),
+    "powers": (powers, 2, {"beta": 0.7, "alphas": (0.05,), "offset": 0.2}),
+    "powers mixed": (powers, 2, {"beta": 0.7, "alphas": (-0.05, 0.0), "eps": 0.2}),
+    "square_sum": (square_sum, 2, {}),
+    "classify": (lambda s, **hyper: classify(s, True, s.real.dtype.type(0.3), **hyper), 1, {"beta": 0.7}),
+    "classify not": (lambda s, **hyper: classify(s, False, s.real.dtype.type(0.3), **hyper), 1, {"beta": 0.7}),
+    "kto_at_zero": (lambda s, **hyper: kto_at_zero(s, True, **hyper), 1, {"beta": 0.7, "lam_d": 1.5, "lam_u": 2.5}),
     "desired": (lambda s, **hyper: kto(s, True, 0.4, **hyper), 1, {"beta": 0.7, "lam_d": 1.5, "lam_u": 2.5}),
     "undesired": (lambda s, **hyper: kto(s, False, 0.4, **hyper), 1, {"beta": 0.7, "lam_d": 1.5, "lam_u": 2.5}),
 }
@@ -34,7 +117,8 @@ def test_slope_against_four_point_differences(name, magnitude):
     x = rng.normal(size=(arity, 400)) * magnitude
     wide, ours = x.astype(np.longdouble), slopes(kernel, x, hyper)
     h = LONG**0.2
-    kinked = {"hinge": abs(1 - 0.7 * x[0]) < 3 * h, "dpop": abs(x[0]) < 3 * h}.get(name, np.zeros(400, bool))
+    kinks = {"hinge": 1 - 0.7 * x[0], "hinge of 0.3": 0.3 - 0.7 * x[0], "dpop": x[0], "fallen": x[0]}
+    kinked = abs(kinks[name]) < 3 * h if name in kinks else np.zeros(400, bool)
     assert kinked.mean() < 0.5
     for i in range(arity):
         def at(k, i=i):
@@ -43,10 +127,12 @@ def test_slope_against_four_point_differences(name, magnitude):
             return kernel(*moved, **hyper)[0]
 
         measured = (at(-2) - at(2) + 8 * (at(1) - at(-1))) / (12 * h)
-        # h⁴ φ⁽⁵⁾/30, where |φ⁽⁵⁾| < 2 but for dpop's (2.8⁵); rounding, eps |φ|/h; and that of z = βh, at most 12
-        # magnitudes, by which the slope moves
-        scale = {"dpop": (0.7 * 4.0) ** 5}.get(name, 2)
-        room = h**4 * scale / 30 + 2 * LONG * (abs(at(0)) + 1) / h + (8 + 12 * magnitude) * EPS * abs(ours[i])
+        # h⁴ φ⁽⁵⁾/30, where |φ⁽⁵⁾| < 2 but for dpop's (2.8⁵) and exponentials of up to 10; rounding, eps |φ|/h; that of
+        # z = βh, at most 12 magnitudes, by which the slope moves; and its terms, of up to β(1 + z), where they cancel
+        scale = {"dpop": 2.8**5, "discopop": 200, "powers": np.exp(10), "powers mixed": np.exp(10)}.get(name, 2)
+        terms = EPS * (1 + magnitude) * name.startswith(("discopop", "exo", "reward", "nca", "balanced", "powers"))
+        room = h**4 * scale / 30 + 2 * LONG * (abs(at(0)) + 1) / h + 8 * terms
+        room = room + (8 + 12 * magnitude) * EPS * abs(ours[i])
         assert (abs(ours[i] - measured) <= room)[~kinked].all()
 
 
@@ -58,7 +144,7 @@ def test_complex_step(name):
     for i, slope in enumerate(slopes(kernel, x, hyper)):
         stepped = kernel(*(x + 1e-40j * (np.arange(arity) == i)[:, None]), **hyper)[0].imag / 1e-40
         # φ' itself is rounded a dozen times; terms that cancel, of size at most beta
-        np.testing.assert_allclose(slope, stepped, rtol=24 * EPS, atol=4 * EPS)
+        np.testing.assert_allclose(slope, stepped, rtol=24 * EPS, atol=16 * EPS)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
@@ -146,6 +232,189 @@ def test_each(lead):
         expected, slope = kto(s[..., b, 0], label[b], 0.4, **hyper)
         np.testing.assert_allclose(value[..., b], expected, rtol=2 * EPS)
         np.testing.assert_allclose(ds[..., b, 0], WEIGHT[b] * slope, rtol=2 * EPS)
+
+
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+def test_lifts_hand_over_facts(lead):
+    """those of a comparison in its shape, those of a response with their axis; one loop is the same"""
+    s, fact = scores(2, lead), {"length": np.array([[3, 9], [4, 4], [5, 2], [1, 8.0]]), "delta": np.arange(4.0)}
+    value, ds = margin(length_margin, "length", beta=0.7, alpha=0.1).fn(s, WEIGHT, fact)
+    paired, dpaired = pair(bco, "delta", beta=0.7).fn(s, WEIGHT, fact)
+    assert margin(length_margin, "length").needs == ("length",)
+    assert pair(bco, "delta").needs == ("delta",)
+    for b in range(4):
+        one, slope = length_margin(s[..., b, 0] - s[..., b, 1], fact["length"][b], beta=0.7, alpha=0.1)
+        np.testing.assert_allclose(value[..., b], one, rtol=2 * EPS)
+        np.testing.assert_allclose(ds[..., b, 0], WEIGHT[b] * slope, rtol=2 * EPS)
+        two, slopes_ = bco(s[..., b, 0], s[..., b, 1], fact["delta"][b], beta=0.7)
+        np.testing.assert_allclose(paired[..., b], two, rtol=2 * EPS)
+        np.testing.assert_allclose(dpaired[..., b, 1], WEIGHT[b] * slopes_[1], rtol=2 * EPS)
+
+
+# ---- rankings
+
+RANKINGS = {
+    "plackett_luce": (plackett_luce, np.ones(5, bool), {"beta": 0.7}),
+    "infonca": (infonca, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
+    "infonca, certain": (infonca, np.array([20.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
+    "nca_listwise": (nca_listwise, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
+}
+
+
+@pytest.mark.parametrize("magnitude", [1e-3, 1.0, 10.0])
+@pytest.mark.parametrize("name", RANKINGS)
+def test_slopes_of_a_ranking(name, magnitude):
+    kernel, fact, hyper = RANKINGS[name]
+    s = magnitude * np.random.default_rng(6).normal(size=(50, 5))
+    value, slopes_ = kernel(s, fact, **hyper)
+    assert value.shape == (50,)
+    for k in range(5):
+        stepped = kernel(s + 1e-40j * (np.arange(5) == k), fact, **hyper)[0].imag / 1e-40
+        # sums of up to five shares of at most beta
+        np.testing.assert_allclose(slopes_[:, k], stepped, rtol=32 * EPS, atol=16 * EPS)
+
+
+def test_a_ranking_weighs_its_rows():
+    s, present = scores(3, (2,)), np.array([[True, True, k > 1] for k in range(4)])
+    value, ds = ranking(plackett_luce, "present", beta=0.7).fn(s, WEIGHT, {"present": present})
+    expected, slope = plackett_luce(s, present, beta=0.7)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(ds, WEIGHT[:, None] * slope)
+
+
+def test_luce_is_the_probability_of_an_order():
+    """Σ over all orders of exp(-loss) is 1; two responses are a logistic of their difference; so is a short ranking."""
+    s = np.random.default_rng(7).normal(size=4)
+    total = sum(np.exp(-plackett_luce(s[list(order)], True, beta=0.7)[0]) for order in itertools.permutations(range(4)))
+    assert total == pytest.approx(1, rel=16 * EPS)
+    value, slope = plackett_luce(s, np.array([True, True, False, False]), beta=0.7)
+    expected, by_margin = logistic(s[0] - s[1], beta=0.7)
+    assert value == pytest.approx(float(expected), rel=4 * EPS)
+    np.testing.assert_allclose(slope, [by_margin, -by_margin, 0, 0], rtol=4 * EPS)
+
+
+def test_a_response_that_is_absent_is_not_heard():
+    present = np.array([True, True, False])
+    for absent in (np.nan, np.inf, -np.inf, 1e300):
+        value, slope = plackett_luce(np.array([1.0, 2.0, absent]), present, beta=0.7)
+        assert value == plackett_luce(np.array([1.0, 2.0, 0.0]), present, beta=0.7)[0]
+        assert slope[2] == 0
+
+
+# ---- odds and powers
+
+@pytest.mark.parametrize("magnitude", [1e-12, 1e-3, 1.0, 30.0])
+def test_odds_ratio(magnitude):
+    a, b = -magnitude * np.random.default_rng(8).random((2, 300)) - 1e-15
+    value, (up, down) = odds_ratio(a, b)
+    wide = [x.astype(np.longdouble) for x in (a, b)]
+    z = np.subtract(*(x - np.log(-np.expm1(x)) for x in wide))
+    naive = np.where(z > 0, 0, -z) + np.log1p(np.exp(-abs(z)))
+    # z in extended precision is good to its eps times |log odds| < 40
+    np.testing.assert_allclose(value, naive, rtol=16 * EPS)
+    np.testing.assert_allclose(up, -1 / (1 + np.exp(z)) / -np.expm1(wide[0]), rtol=16 * EPS)
+    np.testing.assert_allclose(down, 1 / (1 + np.exp(z)) / -np.expm1(wide[1]), rtol=16 * EPS)
+
+
+def test_odds_of_what_is_certain():
+    """limits: odds ∞ against odds 1/(e-1), the other way round, and both"""
+    value, (up, down) = odds_ratio(np.array([0.0, -1.0, 0.0]), np.array([-1.0, 0.0, 0.0]))
+    np.testing.assert_allclose(value, [0, np.inf, np.log(2)])
+    np.testing.assert_allclose(up, [-1 / np.expm1(1), 1 / np.expm1(-1), -np.inf], rtol=4 * EPS)
+    np.testing.assert_allclose(down, [0, np.inf, np.inf])
+
+
+def test_a_power_that_overflows_keeps_its_sign_and_a_vanishing_slope_is_zero():
+    with np.errstate(all="raise", under="ignore"):
+        value, (up, down) = powers(np.array([-1e4, 0.0, -1e4]), np.array([0.0, -1e4, -1e4]), beta=0.5, alphas=(1.0,))
+    np.testing.assert_allclose(value, [np.inf, 0, np.log(2)])
+    assert up.tolist() == [-np.inf, 0, -np.inf]
+    assert down.tolist() == [0.5, 0, np.inf]
+
+
+def test_gaps_are_positive():
+    with pytest.raises(ValueError, match=r"score of the chosen less that of the rejected is -1.0; expected above 0"):
+        gaps(np.zeros(2), np.array([[2.0, 1.0], [1.0, 2.0]]), beta=1.0, alpha=1.0, f="log")
+
+
+def test_a_product_of_weights_is_clamped_where_it_is_above_one():
+    h, w = np.array([0.5, 0.5]), np.array([[2.0, 3.0], [0.5, 0.5]])
+    value, slope = logistic(h, 0.7)
+    for clamp, v in ((True, [1, 0.25]), (False, [6, 0.25])):
+        ours, dours = weighted(h, w, beta=0.7, clamp=clamp)
+        np.testing.assert_array_equal(ours, v * value)
+        np.testing.assert_array_equal(dours, v * slope)
+
+
+# ---- a whole batch
+
+def test_batch_mean_is_the_sum_over_the_count():
+    s, length = scores(2), np.array([[3.0, 1.0], [9.0, 1.0], [1.0, 1.0], [4.0, 1.0]])
+    value, ds = batch_mean().fn(s, WEIGHT, {"length": length})
+    assert WEIGHT @ value / WEIGHT.sum() == pytest.approx(-(WEIGHT @ s[:, 0]) / (WEIGHT @ length[:, 0]), rel=4 * EPS)
+    np.testing.assert_allclose(ds[:, 0], -WEIGHT * WEIGHT.sum() / (WEIGHT @ length[:, 0]), rtol=4 * EPS)
+    assert not ds[:, 1].any()
+    value, ds = batch_mean().fn(s, 0 * WEIGHT, {"length": length})
+    assert not value.any() and not ds.any()
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_kto_pair(detach, seed):
+    """against the definition, and its gradient by differences, the baselines moving or not"""
+    s = np.random.default_rng(seed).normal([0.3, -0.1], size=(4, 2))
+    weight = np.array([1.0, 0.5, 2.0, 0.25])
+
+    def definition(s, at):
+        k_w, k_l = np.maximum(0, weight @ at / weight.sum())
+        first, second = (1 / (1 + np.exp(-0.7 * x)) for x in (s[:, 0] - k_l, k_w - s[:, 1]))
+        return weight @ (1 - first + 1 - second) / 2
+
+    value, ds = kto_pair(0.7, detach).fn(s, weight, {})
+    assert weight @ value == pytest.approx(definition(s, s), rel=8 * EPS)
+    h = 1e-5
+    for at in np.ndindex(4, 2):
+        step = np.zeros((4, 2))
+        step[at] = h
+        up, down = (definition(s + sign * step, s if detach else s + sign * step) for sign in (1, -1))
+        assert ds[at] == pytest.approx((up - down) / (2 * h), abs=1e-9)  # h² of a third derivative, 4 EPS/h of rounding
+
+
+def test_dynamic():
+    s, keep = scores(2), np.array([True, False, True, True])
+    h, weight = s[:, 0] - s[:, 1], np.array([1.0, 5.0, 2.0, 0.5])
+    rate = 0.4 * (1 + 0.6 * (weight[keep] @ h[keep] / weight[keep].sum() - 0.3))
+    value, ds = dynamic(0.4, 0.6, 1e-3).fn(s, weight, {"m0": np.array(0.3), "keep": keep})
+    expected, slope = logistic(h, rate)
+    np.testing.assert_allclose(value, np.where(keep, expected, 0), rtol=8 * EPS)
+    np.testing.assert_allclose(ds[:, 0], np.where(keep, weight * slope, 0), rtol=8 * EPS)
+    np.testing.assert_array_equal(ds[:, 1], -ds[:, 0])
+    value, _ = dynamic(0.4, 0.6, 0.25).fn(s, weight, {"m0": np.array(50.0), "keep": keep})
+    np.testing.assert_allclose(value[keep], logistic(h, 0.25)[0][keep], rtol=8 * EPS)
+
+
+def test_dynamic_with_nothing_to_keep():
+    value, ds = dynamic(0.4, 0.6, 1e-3).fn(scores(2), WEIGHT, {"m0": np.array(0.0), "keep": np.zeros(4, bool)})
+    assert not value.any()
+    assert not ds.any()
+
+
+@pytest.mark.parametrize("weight", [[1, 1, 1, 1], [2, 1, 3, 1], [0, 2, 1, 0]])
+def test_columns_meet_rank_by_rank(weight):
+    """weights are copies; what the chosen gain, the rejected at the same rank lose"""
+    s, weight = scores(2), np.array(weight, float)
+    copies = np.repeat(np.arange(4), weight.astype(int))
+    link = sorted_columns(logistic, beta=0.7)
+    value, ds = link.fn(s, weight, {})
+    a, b = np.sort(s[copies, 0]), np.sort(s[copies, 1])
+    assert weight @ value == pytest.approx(logistic(a - b, beta=0.7)[0].sum(), rel=16 * EPS)
+    h = 1e-5
+    for at in np.ndindex(4, 2):
+        step = np.zeros((4, 2))
+        step[at] = h
+        up, down = (weight @ link.fn(s + x * step, weight, {})[0] for x in (1, -1))
+        assert ds[at] == pytest.approx((up - down) / (2 * h), abs=1e-9)
+    assert ds.sum() == pytest.approx(0, abs=16 * EPS)
 
 
 # ---- optimal transport of margins

@@ -2,13 +2,14 @@ import inspect
 import itertools
 import re
 
+import mpmath
 import numpy as np
 import oracle
 import pytest
 import strategies
 from mpmath import mpf
 
-from dpo_numpy.losses import LOSSES, Loss
+from dpo_numpy.losses import LOSSES, UNLESS_TOLD, Loss
 
 EPS = np.finfo(float).eps
 
@@ -28,8 +29,30 @@ def test_every_loss_has_an_oracle():
 
 
 def as_rows(numbers):
-    return [{key: list(x[b]) if x.ndim == 2 else x[b] for key, x in numbers.items()}
-            for b in range(len(numbers["logp"]))]
+    """The numbers of each comparison, their dtype kept"""
+    def nested(x):
+        return [nested(row) for row in x] if x.ndim else x[()]
+
+    size = max(len(x) for x in numbers.values() if x.ndim > 1)
+    return [{key: nested(x[b] if x.ndim else x) for key, x in numbers.items()} for b in range(size)]
+
+
+#: where 4 units are not met, and why; the numbers measured are in docs/accuracy.md
+LIMIT = {
+    # z = β (e^-αb - e^-αa)/α, where one exponential is 1 and the other gone, hangs on hyper-parameters alone and not on
+    # a digit of the inputs: what z, up to 100 here, is rounded by is that many ulps of e^-z
+    **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_js", "f_dpo_alpha", "f_dpo_chi2", "alphapo"), 256),
+    "apo_down": 8,  # a product of six factors
+    "discopop": 8,
+    "exo": 8,  # (z - z₀)², where z is 0: what z₀ is rounded by, twice
+    "nca_listwise": 8,
+}
+#: where slopes are sums of terms of that size that may cancel whatever the inputs are: good to an ulp of those
+SUMS = {
+    "discopop": lambda hyper: hyper["beta"] * (1 + 1 / hyper["tau"]),  # where its hollow begins
+    "pl_dpo": lambda hyper: hyper["beta"],  # at the turn from up to down in a ranking, as in 1/4 + 1/4 - 1/2
+    "pl_rm": lambda hyper: 1,
+}
 
 
 def units(name, hyper, read, facts):
@@ -38,22 +61,39 @@ def units(name, hyper, read, facts):
     A unit is how far the exact answer moves when its inputs move by one ulp each, or an ulp of the answer if that is
     more: no code that is handed rounded numbers, and hands one back, does better. Below the smallest normal number an
     intermediate result is good to half of the smallest subnormal, not to a share of itself, and hyper-parameters
-    multiply that.
+    multiply that; so do scores, where the answer itself is so small. A mixture is as good as its terms: where they
+    cancel, an ulp of theirs.
     """
-    value, grad = LOSSES[name](**hyper)(read, **facts)
+    loss = LOSSES[name](**hyper)
+    value, grad = loss(read, **facts)
     dtype = value.dtype.type
+    limits = np.finfo(dtype)
     rows = as_rows({**read, **facts})
     exact_value, exact_grad = oracle.exact(name, hyper, rows)
-    floor = np.finfo(dtype).smallest_subnormal * np.prod([1 + abs(x) for x in hyper.values() if not isinstance(x, str)])
+    floor = limits.smallest_subnormal * np.prod([1 + abs(x) for x in hyper.values() if not isinstance(x, str)])
+    largest = max(float(abs(x).max(initial=1)) for x in read.values())
     pairs = [(value[b], exact_value[b], b) for b in range(len(value))]
-    pairs += [(grad[key][b, k], x, (b, key, k)) for (b, key, k), x in exact_grad.items()]
+    pairs += [(grad[where[1]][where[0], *where[2:]], x, where) for where, x in exact_grad.items()]
     found = []
     for ours, exact, where in pairs:
-        error = abs(oracle.number(ours) - exact)
-        unit = max(mpf(float(np.spacing(abs(dtype(exact))))), mpf(float(floor)))
-        if error > 4 * unit:  # seldom; the moves take a while
-            unit = max(unit, moves(name, hyper, rows, where))
-        found.append((float(error / unit), f"{where} is {ours!r}; expected {float(exact)!r}, {name}{hyper} at {rows}"))
+        shown = mpmath.nstr(exact, 20) if not exact or 1e-300 < abs(exact) < 1e300 else "a number beyond floats"
+        says = f"{where} is {ours!r}; expected {shown}, {name}{hyper} at {rows}"
+        # a mean's slope is divided by the length at last, and a float before that
+        infinite = abs(exact) > limits.max * (1 - 1e-3) / np.max(facts.get("length", 1))
+        if np.isinf(ours) and infinite and ours * float(mpmath.sign(exact)) > 0:
+            found.append((0.0, says))
+        elif not np.isfinite(ours) or abs(exact) > limits.max:
+            # right only if the digits that the inputs do not have decide
+            found.append((0.0 if not np.isnan(ours) and moves(name, hyper, rows, where) > limits.max else np.inf, says))
+        else:
+            error = abs(oracle.number(ours) - exact)
+            tiny = abs(exact) < limits.smallest_normal
+            unit = max(mpf(float(np.spacing(abs(dtype(exact))))), mpf(float(floor * (largest if tiny else 1))))
+            if error > 4 * unit:  # seldom; the moves take a while
+                unit = max(unit, moves(name, hyper, rows, where) + of_terms(loss, read, facts, where))
+                if name in SUMS:
+                    unit += mpf(float(limits.eps * SUMS[name](hyper)))
+            found.append((float(error / unit), says))
     return found
 
 
@@ -65,26 +105,42 @@ def moves(name, hyper, rows, where):
     return grads[b - start, *rest] if rest else values[b - start]
 
 
-def against_oracle(name, dtype, batches):
-    rng = np.random.default_rng(0)
+def of_terms(loss, read, facts, where):
+    """An ulp of the largest of the numbers that a mixture adds up, if it is one"""
+    if len(loss.terms) == 1:
+        return 0
+    parts = [Loss("", (term,))({key: read[key] for key in term.score.reads}, **facts) for term in loss.terms]
+    if isinstance(where, tuple):
+        sizes = [grad[where[1]][where[0], *where[2:]] for _, grad in parts if where[1] in grad]
+    else:
+        sizes = [value[where] for value, _ in parts]
+    return mpf(float(np.spacing(max(abs(x) for x in sizes))))
+
+
+def against_oracle(name, dtype, batches, seed=0):
+    """The worst error in units, and where"""
+    rng = np.random.default_rng(seed)
+    worst = (0.0, "")
     for regime, _ in itertools.product(strategies.REGIMES, range(batches)):
         hyper = strategies.draw_hyper(rng, LOSSES[name])
         read, facts = strategies.draw(rng, LOSSES[name](**hyper), 4, dtype, regime)
-        worst, where = max(units(name, hyper, read, facts))
-        assert worst <= 4, f"{regime}: {worst:.1f} units: {where}"
+        found, where = max(units(name, hyper, read, facts))
+        worst = max(worst, (found, f"{regime}: {where}"))
+        assert found <= LIMIT.get(name, 4), f"{found:.1f} units, {regime}: {where}"
+    return worst
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_and_gradients_are_exact_to_four_units(name, dtype):
-    against_oracle(name, dtype, batches=10)
+    against_oracle(name, dtype, batches=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_and_gradients_are_exact_to_four_units_at_many_points(name, dtype):
-    against_oracle(name, dtype, batches=250)
+    against_oracle(name, dtype, batches=40)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -103,8 +159,8 @@ def test_longdouble_is_not_rounded_to_double(name):
     _, read, facts = numbers(name, dtype=np.longdouble, seed=2)
     rng = np.random.default_rng(3)
     read = {key: x + x * np.finfo(np.longdouble).eps * rng.integers(-999, 999, x.shape) for key, x in read.items()}
-    # 1 - eps and 1 / (2 tau) are computed in double
-    room = EPS if {"eps", "tau"} & set(hyper) else 0
+    # 1 - eps, 1 / (2 tau) and the like are computed in double
+    room = EPS if {"eps", "tau", "labels", "w_p"} & set(hyper) or name == "cal_dpo" else 0
     value, _ = LOSSES[name](**hyper)(read, **facts)
     rows = as_rows({**read, **facts})
     moved, _ = oracle.moves(name, hyper, rows)
@@ -118,7 +174,8 @@ B = 4
 LEVEL = np.full((B, 2), -7.0)
 
 
-@pytest.mark.parametrize("name", ["dpo", "cdpo", "dpop", "aot", "tdpo1", "tdpo2"])
+@pytest.mark.parametrize("name", ["dpo", "cdpo", "rdpo", "dpop", "aot", "aot_unpaired", "tdpo1", "tdpo2",
+                                  "f_dpo_forward_kl", "f_dpo_js", "f_dpo_alpha", "f_dpo_chi2"])
 def test_log_2_at_the_reference(name):
     loss, read, _ = numbers(name)
     read = {key: LEVEL if key == "logp" else np.ones((B, 2)) for key in read}
@@ -229,7 +286,7 @@ def test_a_single_reading_needs_no_dict(name):
 def test_leading_axes_are_a_loop(name):
     loss, read, facts = numbers(name)
     rng = np.random.default_rng(1)
-    read = {key: x + rng.normal(size=(2, 3, 1, 1)) for key, x in read.items()}
+    read = {key: x + rng.normal(size=(2, 3) + (1,) * x.ndim) for key, x in read.items()}
     weight = rng.random(4)
     value, grad = loss(read, weight=weight, **facts)
     assert value.shape == (2, 3, 4)
@@ -243,12 +300,13 @@ def test_leading_axes_are_a_loop(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_comparisons(name):
     loss, read, facts = numbers(name)
-    value, grad = loss({key: x[:0] for key, x in read.items()}, **{key: x[:0] for key, x in facts.items()})
+    none = {key: x[:0] if x.ndim else x for key, x in facts.items()}
+    value, grad = loss({key: x[:0] for key, x in read.items()}, **none)
     assert value.shape == (0,)
     assert all(g.shape == read[key][:0].shape for key, g in grad.items())
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"aot"}))
+@pytest.mark.parametrize("name", sorted(name for name in LOSSES if not LOSSES[name]().coupled))
 def test_weight_scales_the_gradient_and_not_the_value(name):
     loss, read, facts = numbers(name)
     weight = np.array([0.0, 0.5, 1.0, 4.0])
@@ -256,7 +314,8 @@ def test_weight_scales_the_gradient_and_not_the_value(name):
     again, scaled = loss(read, weight=weight, **facts)
     np.testing.assert_array_equal(again, value)
     for key in grad:
-        np.testing.assert_array_equal(scaled[key], weight[:, None] * grad[key])
+        by_row = weight.reshape(4, *(1,) * (grad[key].ndim - 1))
+        np.testing.assert_allclose(scaled[key], by_row * grad[key], rtol=2 * EPS)  # a mixture scales its terms first
 
 
 def test_sft_takes_any_number_of_columns():
@@ -282,6 +341,8 @@ def test_addition_and_scaling():
         # three terms, each scaled and added once
         np.testing.assert_allclose(ours, sum(parts), rtol=0, atol=4 * EPS * np.abs(parts).max())
     assert repr(mixed) == "2 * (dpo(beta=0.3) + 0.2 * sft_mean()) + 0.5 * ipo(tau=0.1, reduction=sum)"
+    assert not mixed.coupled
+    assert (mixed + LOSSES["aot"]()).coupled
 
 
 def test_a_sum_reads_what_its_terms_read():
@@ -300,37 +361,78 @@ def test_addition_of_something_else():
         LOSSES["dpo"]() + 1
 
 
-def test_names_show_hyper_parameters():
-    for name, factory in LOSSES.items():
-        shown = repr(factory())
-        if name != "rpo":
-            assert re.fullmatch(rf"{name}\(.*\)", shown)
-            assert re.findall(r"(\w+)=", shown) == list(inspect.signature(factory).parameters)
-    assert repr(LOSSES["rpo"](beta=0.2, alpha=3)) == "dpo(beta=0.2) + 3 * sft_mean()"
+@pytest.mark.parametrize("name", LOSSES)
+def test_names_show_hyper_parameters(name):
+    shown = repr(LOSSES[name]())
+    assert re.fullmatch(rf"{name}\(.*\)", shown)
+    assert re.findall(r"(\w+)=", shown) == list(inspect.signature(LOSSES[name]).parameters)
+
+
+def test_names_show_values():
+    assert repr(LOSSES["rpo"](beta=0.2, alpha=3)) == "rpo(beta=0.2, alpha=3, nll=mean)"
+    assert repr(LOSSES["wpo"](clamp=False)) == "wpo(beta=0.1, clamp=False)"
 
 
 # ---- errors
 
-#: hyper-parameter -> what is expected of it, and finite numbers outside of that
+NOT_NEGATIVE = ("at least 0", [-1e-9, -1])
+A_NUMBER = ("", [])
+POSITIVE = ("a finite number above 0", [0, -0.1])
+YES_OR_NO = ("True or False", [1, "yes", None])
+#: hyper-parameter -> what is expected of it, and values outside of that; under both names where a loss has its own
 DOMAIN = {
-    "alpha": ("at least 0", [-1e-9]),
-    "beta": ("a finite number above 0", [0, -0.1]),
+    "alpha": NOT_NEGATIVE,
+    "beta": POSITIVE,
+    "center": NOT_NEGATIVE,
+    "clamp": YES_OR_NO,
+    "convention": ("'paper' or 'order'", ["trl", None]),
+    "delta": NOT_NEGATIVE,
+    "detach": YES_OR_NO,
+    "distance": ("'kl' or 'reverse_kl' or 'squared'", ["js", 1]),
     "eps": ("at least 0 and below 0.5", [-0.01, 0.5, 1]),
-    "gamma": ("", []),
-    "lam": ("at least 0", [-1]),
-    "lam_d": ("at least 0", [-1]),
-    "lam_u": ("at least 0", [-1]),
+    "eta": POSITIVE,
+    "f": ("'log' or 'identity'", ["sqrt", None]),
+    "floor": NOT_NEGATIVE,
+    "gamma": A_NUMBER,
+    "labels": ("'hard' or 'soft'", ["soft ", 1]),
+    "lam": NOT_NEGATIVE,
+    "lam_d": NOT_NEGATIVE,
+    "lam_u": NOT_NEGATIVE,
+    "mixed": YES_OR_NO,
+    "nll": ("'sum' or 'mean' or 'tokens'", ["max", None]),
+    "penalty": ("'inside' or 'outside'", ["in", None]),
+    "plus_one": YES_OR_NO,
     "reduction": ("'sum' or 'mean'", ["max", 1, None]),
-    "tau": ("a finite number above 0", [0, -0.1]),
+    "reference": ("'weighted' or 'full'", ["policy", None]),
+    "scale": ("'absolute' or 'ratio'", ["relative", 2.0]),
+    "scope": ("'completion' or 'prompt_and_completion'", ["prompt", None]),
+    "tau": POSITIVE,
+    "w_g": NOT_NEGATIVE,
+    "w_p": NOT_NEGATIVE,
+    "w_q": NOT_NEGATIVE,
+    ("alphapo", "alpha"): A_NUMBER,
+    ("exo", "eps"): ("above 0 and below 0.5", [0, 0.5, -1]),
+    ("f_dpo_alpha", "alpha"): A_NUMBER,
+    ("infonca", "alpha"): POSITIVE,
+    ("ld_dpo", "alpha"): ("a number from 0 to 1", [-1e-9, 1.1]),
+    ("nca_listwise", "alpha"): POSITIVE,
+    ("r_dpo", "alpha"): A_NUMBER,
+    ("sft", "reduction"): ("'sum' or 'mean' or 'tokens'", ["max", None]),
 }
 PARAMETERS = [(name, key) for name, factory in LOSSES.items() for key in inspect.signature(factory).parameters]
+NUMBERS = [(name, key) for name, key in PARAMETERS
+           if not isinstance(inspect.signature(LOSSES[name]).parameters[key].default, (str, bool))]
+
+
+def expected_of(name, key):
+    assert key in DOMAIN, f"say in DOMAIN what is expected of {key}"
+    return DOMAIN[name, key] if (name, key) in DOMAIN else DOMAIN[key]
 
 
 @pytest.mark.parametrize(("name", "key"), PARAMETERS)
 def test_domain_errors(name, key):
-    assert key in DOMAIN, f"say in DOMAIN what is expected of {key}"
-    expected, outside = DOMAIN[key]
-    if key != "reduction":
+    expected, outside = expected_of(name, key)
+    if (name, key) in NUMBERS:
         for value in (np.nan, np.inf, -np.inf, "0.1", None, [0.1]):
             with pytest.raises(ValueError, match=f"^{re.escape(f'{key} is {value!r}; expected a finite number')}$"):
                 LOSSES[name](**{key: value})
@@ -339,10 +441,10 @@ def test_domain_errors(name, key):
             LOSSES[name](**{key: value})
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in PARAMETERS if key != "reduction"])
+@pytest.mark.parametrize(("name", "key"), NUMBERS)
 def test_numpy_scalars_are_numbers(name, key):
     """and do not promote float32"""
-    low, high = strategies.HYPER[key]
+    low, high = strategies.domain(LOSSES[name], key)
     _, read, facts = numbers(name, dtype=np.float32)
     for value in (np.float32(0.75 * low + 0.25 * high), np.float64(0.75 * low + 0.25 * high)):
         ours = LOSSES[name](**{key: value})(read, **facts)[0]
@@ -350,15 +452,17 @@ def test_numpy_scalars_are_numbers(name, key):
         np.testing.assert_array_equal(ours, LOSSES[name](**{key: float(value)})(read, **facts)[0])
 
 
-@pytest.mark.parametrize(("name", "key"), [x for x in PARAMETERS if DOMAIN[x[1]][0].startswith("at least 0")])
+@pytest.mark.parametrize(("name", "key"), [x for x in NUMBERS if expected_of(*x)[0].startswith("at least 0")])
 def test_zero_is_allowed(name, key):
     assert isinstance(LOSSES[name](**{key: 0}), Loss)
 
 
-@pytest.mark.parametrize(("name", "need"), [(name, need) for name in LOSSES for need in LOSSES[name]().needs])
+@pytest.mark.parametrize(("name", "need"), [(name, need) for name in LOSSES for need in LOSSES[name]().needs
+                                            if need not in UNLESS_TOLD])
 def test_missing_facts(name, need):
     loss, read, facts = numbers(name)
-    hint = ": call batch.with_reference(policy, params)" if need == "ref_logp" else ""
+    hint = {"ref_logp": ": call batch.with_reference(policy, params)",
+            "ref_token_logp": ": call batch.with_reference(policy, params, 'token_logp')"}.get(need, "")
     with pytest.raises(ValueError, match=f"^{re.escape(f'{loss.name} needs {need}, which was not given{hint}')}$"):
         loss(read, **{key: fact for key, fact in facts.items() if key != need})
 
@@ -376,7 +480,7 @@ def test_shape_errors():
         (lambda: dpo(LEVEL[0], LEVEL), "logp has shape (2,); dpo(beta=0.1) expected (..., B, 2)"),
         (lambda: dpo(np.zeros((B, 3)), LEVEL), "logp has shape (4, 3); dpo(beta=0.1) expected (..., B, 2)"),
         (lambda: kto(LEVEL, LEVEL), "logp has shape (4, 2); kto(beta=0.1, lam_d=1, lam_u=1) expected (..., B, 1)"),
-        (lambda: LOSSES["sft"]()(LEVEL[0]), "logp has shape (2,); sft() expected (..., B, K)"),
+        (lambda: LOSSES["sft"]()(LEVEL[0]), "logp has shape (2,); sft(reduction=sum) expected (..., B, K)"),
         (lambda: tdpo1({"logp": LEVEL, "kl": LEVEL[:3]}, LEVEL),
          "kl has shape (3, 2); tdpo1(beta=0.1) expected (..., B, 2)"),
         (lambda: dpo(LEVEL, np.zeros((3, 2))), "ref_logp has shape (3, 2), which does not fit the log-probs' (4, 2)"),

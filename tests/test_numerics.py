@@ -5,7 +5,19 @@ import pytest
 from mpmath import mp, mpf
 
 from dpo_numpy import numerics
-from dpo_numpy.numerics import exp_minus_1_minus, kl_terms, log_normalizer, log_sigmoid, log_softmax, sigmoid
+from dpo_numpy.numerics import (
+    bernoulli_kl,
+    exact_product,
+    exp_minus_1_minus,
+    exp_times,
+    kl_terms,
+    log_normalizer,
+    log_sigmoid,
+    log_sigmoid_difference,
+    log_softmax,
+    sigmoid,
+    sigmoid_difference,
+)
 
 DTYPES = [np.float32, np.float64, np.longdouble]
 TINY = [1e-30, 1e-12, 1e-5, 0.01, 0.1, 0.2499, 0.2501, 0.3, 1.0]
@@ -39,6 +51,87 @@ def test_values(f, dtype):
             ulp = oracle.number(np.finfo(dtype).eps) * abs(exact) + oracle.number(np.finfo(dtype).smallest_subnormal)
             moved = abs(NAIVE[f](oracle.number(x + np.spacing(x))) - exact)
             assert abs(oracle.number(y) - exact) <= MORE.get(f, 1) * ULPS[dtype] * ulp + moved, (x, y)
+
+
+# ---- differences of two arguments: exact at any distance, relative to what one ulp of each moves
+
+def coin(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+OF_TWO = {
+    sigmoid_difference: lambda x, y: coin(x) - coin(y),
+    log_sigmoid_difference: lambda x, y: mpmath.log(coin(x)) - mpmath.log(coin(y)),
+    bernoulli_kl: lambda x, y: (coin(x) * mpmath.log(coin(x) / coin(y)) + coin(-x) * mpmath.log(coin(-x) / coin(-y))),
+}
+
+
+def two(rng, dtype):
+    """far, near, nearer than the digits of either, equal, and of opposite signs"""
+    x = rng.normal(size=60) * 10 ** rng.uniform(-3, 1.5, 60)
+    gap = rng.normal(size=60) * 10 ** rng.uniform(-14, 1.5, 60)
+    y = np.concatenate([x[:40] + gap[:40], -x[40:50], x[50:]])
+    return x.astype(dtype), y.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", OF_TWO)
+def test_differences(f, dtype):
+    x, y = two(np.random.default_rng(1), dtype)
+    ours = f(x, y, x - y) if f is sigmoid_difference else f(x, y)
+    assert ours.dtype == dtype
+    with mp.workdps(100):
+        for a, b, z in zip(x, y, ours, strict=True):
+            at, to = oracle.number(a), oracle.number(b)
+            exact = OF_TWO[f](at, to)
+            ulps = [oracle.number(np.spacing(abs(c))) for c in (a, b)]
+            moved = abs(OF_TWO[f](at + ulps[0], to) - exact) + abs(OF_TWO[f](at, to + ulps[1]) - exact)
+            ulp = oracle.number(np.finfo(dtype).eps) * abs(exact)
+            # a dozen roundings of what is a product; those of two logarithms, where they are further than 1 apart
+            assert abs(oracle.number(z) - exact) <= 12 * ulp + 2 * moved, (f.__name__, a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_difference_known_to_more_digits(dtype):
+    """x - y = 1e-20 is nothing next to x = 3, and is told apart."""
+    x, d = np.array([3.0, -3.0], dtype), np.array([1e-20, -1e-20], dtype)
+    slope = sigmoid(x) * sigmoid(-x)
+    np.testing.assert_allclose(sigmoid_difference(x, x, d), slope * d, rtol=8 * np.finfo(dtype).eps)
+
+
+def test_differences_at_far_ends():
+    x, y = np.array([1e4, -1e4, 1e4, -800.0]), np.array([-1e4, 1e4, 2e4, -801.0])
+    assert sigmoid_difference(x, y, x - y).tolist() == [1, -1, 0, 0]
+    assert log_sigmoid_difference(x, y).tolist() == [1e4, -1e4, 0, 1]
+    assert bernoulli_kl(x, y).tolist() == [1e4, 1e4, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_times(dtype):
+    top = float(np.log(np.finfo(dtype).max)) if dtype != np.longdouble else 11356.0
+    k, x = np.array([0.0, 1.0, 1.05 * top, -3.0], dtype), np.array([5.0, -2.0, np.exp(dtype(-0.1 * top)), 0.0], dtype)
+    ours = exp_times(k, x)
+    assert ours.dtype == dtype
+    for a, b, y in zip(k, x, ours, strict=True):
+        with mp.workdps(60):
+            exact = mpmath.exp(oracle.number(a)) * oracle.number(b)
+            # half of k is exact; each root is good to an ulp or 2.5
+            assert abs(oracle.number(y) - exact) <= 8 * oracle.number(np.finfo(dtype).eps) * abs(exact)
+    assert exp_times(np.array([9 * top], dtype), np.array([-1e-20], dtype)).tolist() == [-np.inf]
+    assert exp_times(np.array([9 * top], dtype), np.array([0.0], dtype)).tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [0.1, -1.9, 1e-30, 3.0, 1 / 3, 1e5])
+def test_exact_product(factor, dtype):
+    n = np.array([0.0, 1, -3, 99999, 2**24], dtype)
+    high, low = exact_product(factor, n)
+    assert high.dtype == low.dtype == dtype
+    for a, b, whole in zip(high, low, n, strict=True):
+        with mp.workdps(60):
+            left = oracle.number(a) + oracle.number(b) - oracle.number(factor) * oracle.number(whole)
+            # float32 holds 48 of the 77 bits; the others hold all of them
+            assert abs(left) <= (abs(oracle.number(a)) * mpf(2) ** -48 if dtype == np.float32 else 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,14 +3,32 @@ import pytest
 
 from dpo_numpy import scores
 from dpo_numpy.check import check_gradient, complex_step
-from dpo_numpy.scores import log_prob, log_ratio, mean, sequential_kl
+from dpo_numpy.scores import full_log_prob, log_prob, log_ratio, mean, reward, sequential_kl, shared_length
 
 SHAPE = (3, 4, 2)
+
+
+def naively(logp, mask):
+    """Up to the length that both have each token counts 1, beyond it 0.7."""
+    total = np.zeros(logp.shape[:-1], logp.dtype)
+    for r, b in np.ndindex(logp.shape[:2]):
+        shared = min(mask[b].sum(axis=-1))
+        for k in (0, 1):
+            counted = logp[r, b, k][mask[b, k]]
+            total[r, b, k] = counted[:shared].sum() + np.array(0.7, logp.real.dtype) * counted[shared:].sum()
+    return total
+
+
 SCORES = {
     "log_prob": (log_prob, lambda x, f: x["logp"]),
     "log_ratio": (log_ratio, lambda x, f: x["logp"] - f["ref_logp"]),
     "mean log_prob": (mean(log_prob), lambda x, f: x["logp"] / f["length"]),
     "mean log_ratio": (mean(log_ratio), lambda x, f: (x["logp"] - f["ref_logp"]) / f["length"]),
+    "full_log_prob": (full_log_prob, lambda x, f: x["full_logp"]),
+    "mean full_log_prob": (mean(full_log_prob, "full_length"), lambda x, f: x["full_logp"] / f["full_length"]),
+    "reward": (reward, lambda x, f: x["reward"]),
+    "shared_length": (shared_length(0.7, True), lambda x, f: naively(x["token_logp"] - f["ref_token_logp"], f["mask"])),
+    "half weighted": (shared_length(0.7, False), lambda x, f: naively(x["token_logp"], f["mask"]) - f["ref_logp"]),
     "sequential_kl": (sequential_kl(0.7, stop=False), lambda x, f: x["logp"] - f["ref_logp"] + 0.7 * x["kl"]),
     "stopped": (sequential_kl(0.7, stop=True), lambda x, f: x["logp"] - f["ref_logp"] + 0.7 * x["kl"]),
 }
@@ -20,7 +38,11 @@ def numbers(dtype=float):
     rng = np.random.default_rng(0)
     x = {"logp": -10 * rng.random(SHAPE), "kl": rng.random(SHAPE)}
     facts = {"ref_logp": -10 * rng.random(SHAPE), "length": rng.integers(1, 9, SHAPE)}
-    return ({name: v.astype(dtype) for name, v in x.items()}, {name: v.astype(dtype) for name, v in facts.items()})
+    x |= {"full_logp": 2 * x["logp"], "reward": rng.normal(size=SHAPE), "token_logp": -rng.random((*SHAPE, 5))}
+    facts |= {"full_length": rng.integers(9, 20, SHAPE), "ref_token_logp": -rng.random((4, 2, 5))}
+    told = {name: v.astype(dtype) for name, v in facts.items()}
+    told["mask"] = (np.arange(5) > 0) & (np.arange(5) <= rng.integers(1, 5, (4, 2, 1)))
+    return {name: v.astype(dtype) for name, v in x.items()}, told
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -29,11 +51,11 @@ def test_value_and_shape(name, dtype):
     score, formula = SCORES[name]
     x, facts = numbers(dtype)
     s, back = score.fn(x, facts)
-    np.testing.assert_allclose(s, formula(x, facts), rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(s, formula(x, facts), rtol=4 * np.finfo(dtype).eps, atol=16 * np.finfo(dtype).eps)
     grads = back(np.ones_like(s))
     assert set(grads) == set(score.reads)
     assert {g.dtype for g in grads.values()} == {s.dtype} == {np.dtype(dtype)}
-    assert {g.shape for g in grads.values()} == {SHAPE}
+    assert {key: g.shape for key, g in grads.items()} == {key: x[key].shape for key in score.reads}
 
 
 @pytest.mark.parametrize("name", [name for name in SCORES if name != "stopped"])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import optim
+from ..estimates import bco_shift, kl_baseline, wpo_weight
 from ..gradient import read, value_and_grad
 from ..losses import Loss
 from ..metrics import preference_metrics
@@ -149,25 +150,33 @@ class Run:
         return measured(self.loss.logp, pairs, self.problem.length(pairs), self.beta)
 
     def _batch(self, pairs: Preferences) -> Callable[[Params], Preferences]:
-        """The batch as the loss needs it.
-
-        KTO's reference point is max(0, mean log-ratio) of completions after prompts that are not theirs, under the
-        current policy. An n-gram gives a completion the same probability after every prompt, so these are the
-        log-ratios of the batch itself.
-        """
-        if "z0" not in self.loss.needs:
+        """The batch as the loss needs it, with the facts that the policy itself decides, under the current one."""
+        if not {"z0", "delta", "w"} & {*self.loss.needs}:
             return lambda params: pairs
-        index, weight = np.asarray(pairs.index)[:, 0], np.asarray(pairs.weight, float)
-        rows, where = np.unique(index, return_inverse=True)
-        ref_logp = pairs.responses.facts["ref_logp"][rows]
+        return lambda params: pairs.with_facts(**self._estimates(pairs, params))
 
-        def batch(params: Params) -> Preferences:
-            log_ratio = (read(self.problem.policy, params, pairs.responses, rows, ["logp"])[0]["logp"] - ref_logp)[
-                where
-            ]
-            return pairs.with_facts(z0=max(0.0, float(weight @ log_ratio / weight.sum())))
+    def _estimates(self, pairs: Preferences, params: Params) -> dict[str, Any]:
+        """KTO's reference point, BCO's shift and WPO's weights.
 
-        return batch
+        KTO's is max(0, mean log-ratio) of completions after prompts that are not theirs. An n-gram gives a completion
+        the same probability after every prompt, so these are the log-ratios of the batch itself.
+        """
+        policy, weight = self.problem.policy, np.asarray(pairs.weight, float)
+        rows, where = np.unique(pairs.index, return_inverse=True)
+        where = where.reshape(pairs.index.shape)
+        found: dict[str, Any] = {}
+        if "w" in self.loss.needs:
+            part = pairs.responses.take(rows)
+            found["w"] = wpo_weight(policy.logits(params, part.tokens)[0], part.tokens, part.mask)[where]
+        if {"z0", "delta"} & {*self.loss.needs}:
+            ratio = read(policy, params, pairs.responses, rows, ["logp"])[0]["logp"][where] - pairs.fact("ref_logp")
+            found["z0"] = kl_baseline(ratio[:, 0], weight)
+            chosen = np.broadcast_to([True, False], ratio.shape) if ratio.shape[1] == 2 else pairs.fact("label")
+            label = np.asarray(chosen).reshape(-1)
+            shared = np.repeat(weight, ratio.shape[1])
+            both = 0 < shared[label].sum() < shared.sum()  # a small batch of completions may hold one kind only
+            found["delta"] = bco_shift(self.beta * ratio.reshape(-1), label, shared, pooled=not both)
+        return {name: fact for name, fact in found.items() if name in self.loss.needs}
 
 
 def told(problem: Problem, options: Options) -> Problem:

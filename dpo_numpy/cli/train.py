@@ -95,6 +95,10 @@ def _train(this: Run, folder: RunFolder, args: argparse.Namespace) -> None:
     folder.write("curves.png", lambda file: draw(lines, this, file))
 
 
+#: facts that comparisons know, or that are read or estimated from the policies
+SUPPLIED = ("ref_logp", "ref_token_logp", "length", "full_length", "mask", "present", "label", "z0", "delta", "w")
+
+
 def prepare(examples: Examples, options: Options) -> tuple[Problem, list[Row], Options, list[str]]:
     """Rows to a problem: split, fitted, told what the loss needs. Also the held-out rows and remarks for the report."""
     loss, remark = make_loss(options), []
@@ -102,6 +106,14 @@ def prepare(examples: Examples, options: Options) -> tuple[Problem, list[Row], O
         raise ValueError(
             f"the file holds log-probs that are already computed and no text: nothing can be trained on it; "
             f"use the losses on them directly, dpo_numpy.LOSSES[{options.loss!r}]"
+        )
+    if "reward" in loss.reads:
+        raise ValueError(f"{options.loss} trains a reward model, and the model here is a policy: expected another loss")
+    unknown = [name for name in loss.needs if name not in SUPPLIED]
+    if unknown:
+        raise ValueError(
+            f"{options.loss} needs {unknown[0]}, which neither the file nor the policy tells: call the loss in Python, "
+            f"where batch.with_facts({unknown[0]}=...) tells it"
         )
     rows, columns = list(examples.rows), next((term.link.columns for term in loss.terms if term.link.columns), None)
     labelled = rows[0].label is not None
