@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow lint wheel clean always
+.PHONY: help demo test slow lint pages mutate peers wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -30,12 +30,36 @@ lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md, docs/optima.md, docs/accuracy.md
+	$(VENV)/bin/python tests/golden.py
+	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
+	$(VENV)/bin/python docs/optima.py
+	$(VENV)/bin/python tests/accuracy.py
+
+PEERS ?= .venv-peers
+
+# On Linux, PyTorch's default build brings CUDA along: PIP_EXTRA_INDEX_URL can name an index that has a CPU build.
+peers: $(PEERS)/trl-new/ready $(PEERS)/trl-0.28/ready  ## TRL's own trainers against ours: docs/peers.md (needs 3 GB)
+	set -e; for peer in trl-new trl-0.28; do for script in trl_losses trl_trainer; do \
+	  PYTHONPATH=. $(PEERS)/$$peer/bin/python tests/peers/$$script.py --json $(PEERS)/$$peer-$$script.json; done; done
+	$(PEERS)/trl-new/bin/python tests/peers/report.py --out docs/peers.md $(PEERS)/*.json
+
+$(PEERS)/trl-new/ready:  PEER := trl
+$(PEERS)/trl-0.28/ready: PEER := 'trl==0.28.0' 'transformers<5'
+$(PEERS)/%/ready: export PIP_CONSTRAINT :=
+$(PEERS)/%/ready: export PIP_BUILD_CONSTRAINT :=
+$(PEERS)/%/ready:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0 numpy scipy
+	$(@D)/bin/python -m pip install --quiet $(PEER)
+	@touch $@
+
 wheel: $(VENV)/with-dev  ## build dist/*.whl
 	rm -rf build dist
 	$(VENV)/bin/python -m build --wheel
 
 clean:  ## remove everything that is made
-	rm -rf $(VENV) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is good for one interpreter, one place and one set of constraints: its key.

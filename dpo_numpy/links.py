@@ -58,10 +58,17 @@ def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
     if root is None:  # q = 0
         return -up * log_sigmoid(z), -up * sigmoid(-z)
     # where the two terms of φ' cancel; in the distance d from the root nothing does
-    d = z - root
+    d = _beyond(z, root)
     below = d.real < 0
     pull = np.where(below, up * sigmoid(-z), -down * sigmoid(z)) * np.expm1(np.where(below, d, -d))
     return -up * log_sigmoid(z) - down * log_sigmoid(-z), pull
+
+
+def _beyond(z: Array, root: Any) -> Array:
+    """z - root, whose root may be known to more digits than z has room for"""
+    near = np.asarray(root, z.real.dtype)
+    distance: Array = (z - near) - np.asarray(root - near, z.real.dtype)
+    return distance
 
 
 def robust(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
@@ -92,8 +99,8 @@ def hinge(h: Array, beta: float, delta: float = 1.0) -> tuple[Array, Array]:
 
 def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = KL(σ(z) || 1-ε),   φ'(h) = β σ(z) σ(-z) (z - z₀),   z = βh, z₀ = log((1-ε)/ε)"""
-    z, target = beta * h, np.asarray(math.log1p((1 - 2 * eps) / eps), h.real.dtype)
-    return bernoulli_kl(z, target), beta * sigmoid(z) * sigmoid(-z) * (z - target)
+    z, target = beta * h, math.log1p((1 - 2 * eps) / eps)
+    return bernoulli_kl(z, np.asarray(target, h.real.dtype)), beta * sigmoid(z) * sigmoid(-z) * _beyond(z, target)
 
 
 def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:

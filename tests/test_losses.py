@@ -71,7 +71,7 @@ def units(name, hyper, read, facts):
     rows = as_rows({**read, **facts})
     exact_value, exact_grad = oracle.exact(name, hyper, rows)
     floor = limits.smallest_subnormal * np.prod([1 + abs(x) for x in hyper.values() if not isinstance(x, str)])
-    largest = max(float(abs(x).max(initial=1)) for x in read.values())
+    largest = max(float(abs(x).max(initial=1)) for x in (*read.values(), facts.get("ref_logp", np.ones(1))))
     pairs = [(value[b], exact_value[b], b) for b in range(len(value))]
     pairs += [(grad[where[1]][where[0], *where[2:]], x, where) for where, x in exact_grad.items()]
     found = []
