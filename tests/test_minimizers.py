@@ -382,7 +382,7 @@ def test_limits_that_are_dpo(log_ref, reward, beta):
     longer = minimizers.length_normalized(ref, reward, np.full(4, 3.0), 3 * beta)
     assert_allclose(longer, best, rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 0.0), best, rtol=rounding, atol=1e-300)
-    assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 1e-200), best, rtol=rounding, atol=1e-300)
+    assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 1e-310), best, rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.simpo(reward, np.ones(4), beta), optimum.boltzmann(np.full(4, 0.25), reward, beta),
                     rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.r_dpo(ref, reward + 2 * np.arange(1, 5), np.arange(1, 5), beta, 2.0), best,
@@ -432,10 +432,57 @@ def test_leading_axes_and_responses_without_mass(rng):
                     minimizers.sppo(short[0], short[0], short[2], 0.2), rtol=1e-14)
 
 
+SLOPES = {
+    "forward_kl": lambda u, alpha: -1 / u,
+    "js": lambda u, alpha: mp.log(2 * u / (1 + u)),
+    "alpha": lambda u, alpha: (1 - u**-alpha) / alpha,
+    "mixed_chi2": lambda u, alpha: u + mp.log(u),
+}
+
+
+@pytest.mark.parametrize("rare", [0.2, 1e-2, 1e-5])
+@pytest.mark.parametrize(("name", "alpha"), [*((name, 0.5) for name in SLOPES), ("alpha", 1e-6), ("alpha", 200.0)])
+def test_slopes_of_f_differ_as_rewards_do(name, alpha, rare):
+    """β (f'(u₀) - f'(uᵢ)) = r₀ - rᵢ, the best response being rare: one step of Newton's towards it, in forty digits"""
+    ref, reward, beta = np.array([rare, 0.25, 0.75 - rare]), np.array([2.0, 1.5, -1.0]), 0.5
+    pi = minimizers.f_dpo(ref, reward, beta, name, alpha)
+    with mp.workdps(40):
+        u = [x / y for x, y in zip(*exactly(pi, ref), strict=True)]
+
+        def slope(x):
+            return SLOPES[name](x, mp.mpf(alpha))
+
+        elasticity = [x * mp.diff(slope, x) for x in u]
+        for i in (1, 2):
+            asked = slope(u[0]) - mp.mpf(float(reward[0] - reward[i])) / beta
+            known = max(1, elasticity[0] / elasticity[i])  # u₀, known to ε, says of uᵢ no more than this
+            assert abs((slope(u[i]) - asked) / elasticity[i]) <= 64 * EPS * known * (1 - np.log(rare))
+
+
+def test_margins_next_to_even_odds_keep_their_digits():
+    p = 0.5 + 2.0**-40
+    odds = 2.0**-38  # logit(p) = 4 (p-½), up to its cube
+    for margin, slope in ((minimizers.cdpo_margin(p, 0.25), 0.5), (minimizers.rdpo_margin(p, 0.25), 2.0),
+                          (minimizers.simpo_margin(p, 0.0), 1.0)):
+        assert_allclose(margin, slope * odds, rtol=8 * EPS)
+
+
+def test_what_needs_no_root_is_there_at_once():
+    equal = [[1.0, 1.0, 1.0], [2.0, 0.0, -1.0]]
+    ref = np.array([0.5, 0.2, 0.3])
+    for divergence in minimizers.DIVERGENCES:
+        both = minimizers.f_dpo(ref, equal, 2.0, divergence)
+        assert_allclose(both, [ref, minimizers.f_dpo(ref, equal[1], 2.0, divergence)], rtol=1e-14)
+    for beta in (0.1, 1e6, 1e12):
+        assert_allclose(minimizers.sppo(ref, ref, [0.5, 0.5, 0.5], beta), ref, rtol=1e-14)
+    assert_allclose(minimizers.sppo(ref, ref, [0.6, 0.4, 0.4], 1e12), ref, rtol=1e-12)
+    assert minimizers.length_normalized([0.5, 0, 0.5], [1, 9, 0], [1, 1, 1], 1e-308).tolist() == [1, 0, 0]
+
+
 def test_far_margins():
     """Where e^γ or sinh are out of float64's reach, and where they are tiny."""
     with mp.workdps(60):
-        for p, gamma in ((1e-300, 600.0), (0.5 + 1e-12, 0.5), (0.7, -800.0), (0.7, 800.0), (0.9, 30.0)):
+        for p, gamma in ((1e-300, 600.0), (0.5 + 1e-12, 0.5), (0.7, -800.0), (0.7, 800.0), (0.9, 30.0), (0.95, 3.0)):
             half = mp.log(mp.mpf(p) / (1 - mp.mpf(p))) / 2
             exact = half + mp.asinh(mp.exp(mp.mpf(gamma)) * mp.sinh(half))
             assert_allclose(minimizers.simpo_margin(p, gamma), float(exact), rtol=1e-13)
