@@ -36,6 +36,9 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python tests/accuracy.py
 
+mutate: $(VENV)/with-test  ## change the code in one place at a time: docs/mutation.md (takes the better part of an hour)
+	$(VENV)/bin/python tests/mutate.py
+
 PEERS ?= .venv-peers
 
 # On Linux, PyTorch's default build brings CUDA along: PIP_EXTRA_INDEX_URL can name an index that has a CPU build.

@@ -49,7 +49,7 @@ class Link(NamedTuple):
 
 def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tuple[Array, Array]:
     """φ(h) = -(1-ε) log σ(z) - ε log σ(-z),   φ'(h) = β (ε σ(z) - (1-ε) σ(-z)),   z = βh - offset"""
-    value, slope = balanced(beta * h - offset, 1 - eps, eps, math.log1p((1 - 2 * eps) / eps) if eps else None)
+    value, slope = balanced(beta * h - offset, 1 - eps, eps, _turn(eps))
     return value, beta * slope
 
 
@@ -64,10 +64,18 @@ def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
     return -up * log_sigmoid(z) - down * log_sigmoid(-z), pull
 
 
+def _turn(eps: float) -> float | None:
+    """log((1-ε)/ε), which no margin reaches if ε = 0; (1-2ε)/ε keeps the digits about ½, and may overflow next to 0"""
+    if not eps:
+        return None
+    return math.log1p((1 - 2 * eps) / eps) if eps > 0.25 else math.log1p(-eps) - math.log(eps)
+
+
 def _beyond(z: Array, root: Any) -> Array:
     """z - root, whose root may be known to more digits than z has room for"""
     near = np.asarray(root, z.real.dtype)
-    distance: Array = (z - near) - np.asarray(root - near, z.real.dtype)
+    rest = np.where(np.isinf(near), 0, root) - np.where(np.isinf(near), 0, near)
+    distance: Array = (z - near) - rest.astype(near.dtype)
     return distance
 
 
@@ -99,20 +107,23 @@ def hinge(h: Array, beta: float, delta: float = 1.0) -> tuple[Array, Array]:
 
 def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = KL(σ(z) || 1-ε),   φ'(h) = β σ(z) σ(-z) (z - z₀),   z = βh, z₀ = log((1-ε)/ε)"""
-    z, target = beta * h, math.log1p((1 - 2 * eps) / eps)
+    z, target = beta * h, _turn(eps)
     return bernoulli_kl(z, np.asarray(target, h.real.dtype)), beta * sigmoid(z) * sigmoid(-z) * _beyond(z, target)
 
 
 def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
     """φ(h) = -(1-m) log σ(x) + m e⁻ˣ,   φ'(h) = β ((1-m) [m (e⁻ˣ + log σ(x))/τ - σ(-x)] - m e⁻ˣ),   m = σ(x/τ)"""
-    x = beta * h
-    m, rest, wrong = sigmoid(x / tau), sigmoid(-x / tau), x.real < 0
+    x, tau = beta * h, _not_zero(tau, h)
+    wrong, far = x.real < 0, x.real < -30
     with np.errstate(over="ignore"):  # τ > 1, x far below 0: the loss itself is beyond the largest number
-        decay = np.exp(np.where(wrong, x * ((1 - tau) / tau), -x)) * np.where(wrong, rest, m)
-    # e⁻ˣ + log σ(x) before anything rounds it, for 1/τ may be large; but where e⁻ˣ alone overflows
-    far = x.real < -30
-    bend = np.where(far, decay + m * log_sigmoid(x), m * (np.exp(np.where(far, 0, -x)) + log_sigmoid(x)))
-    return -rest * log_sigmoid(x) + decay, beta * (rest * bend / tau - (rest * sigmoid(-x) + decay))
+        m, rest = sigmoid(x / tau), sigmoid(-x / tau)
+        decay = np.exp(np.where(wrong, x / tau * (1 - tau), -x)) * np.where(wrong, rest, m)
+        beyond = np.isinf(decay)
+        finite = np.where(beyond, 0, decay)
+        # e⁻ˣ + log σ(x) before anything rounds it, for 1/τ may be large; but where e⁻ˣ alone overflows
+        bend = np.where(far, finite + m * log_sigmoid(x), m * (np.exp(np.where(far, 0, -x)) + log_sigmoid(x)))
+        slope = beta * (rest * bend / tau - (rest * sigmoid(-x) + finite))
+    return -rest * log_sigmoid(x) + decay, np.where(beyond, -np.inf, slope)
 
 
 def weighted(h: Array, w: Array, beta: float, clamp: bool) -> tuple[Array, Array]:
@@ -217,12 +228,13 @@ def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: f
     ahead = (a - b).real >= 0
     high, low, apart = np.where(ahead, a, b), np.where(ahead, b, a), np.where(ahead, b - a, a - b)
     gap = np.zeros_like(apart)
+    least = np.finfo(apart.real.dtype).smallest_normal ** 0.5  # α below it is 0 to rounding, and 1/α may be infinite
     for alpha in alphas:
-        share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if alpha else -beta * apart
+        share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if abs(alpha) > least else -beta * apart
         gap += exp_times(-alpha * (low if alpha > 0 else high), share)
     with np.errstate(over="ignore", invalid="ignore"):  # ends that are out of reach
         z = np.where(ahead, gap, -gap) - offset
-        value, slope = balanced(z, 1 - eps, eps, math.log1p((1 - 2 * eps) / eps) if eps else None)
+        value, slope = balanced(z, 1 - eps, eps, _turn(eps))
 
         def through(x: Array) -> Array:
             # σ(-z) vanishes where e^-αx overflows: one exponential of both
@@ -313,9 +325,11 @@ def plackett_luce(s: Array, present: Array, beta: float) -> tuple[Array, Array]:
 
 def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:
     """φ(s) = -Σᵢ qᵢ log pᵢ,   ∂ᵢ = β (pᵢ - qᵢ),   p = softmax(βs), q = softmax(score/α)"""
-    (p, log_p), (q, _) = _softmax(s, beta), _softmax(score, 1 / alpha)
+    alpha = _not_zero(alpha, score)
+    (p, log_p), (q, _) = _softmax(s, beta), _softmax(score, per=alpha)
     # p - q = q (eᵈ - 1), with d from differences that vanish where p = q
-    d = beta * (s - s[..., :1]) - (score - score[..., :1]) / alpha
+    with np.errstate(over="ignore"):
+        d = beta * (s - s[..., :1]) - (score - score[..., :1]) / alpha
     near = (abs(d) < 1).all(axis=-1, keepdims=True)
     small = np.where(near, d, 0)
     small = np.expm1(small - np.log1p((q * np.expm1(small)).sum(axis=-1, keepdims=True)))
@@ -328,19 +342,27 @@ def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, A
 
 def nca_listwise(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:
     """φ(s) = -Σᵢ [qᵢ log σ(xᵢ) + log σ(-xᵢ)/K],   ∂ᵢ = β (σ(xᵢ)/K - qᵢ σ(-xᵢ)),   q = softmax(score/α), x = βs"""
-    (q, log_q), K = _softmax(score, 1 / alpha), s.shape[-1]
+    alpha = _not_zero(alpha, score)
+    (q, log_q), K = _softmax(score, per=alpha), s.shape[-1]
     # log Kq, where ∂ vanishes: near 0 from the differences of scores
-    ahead = (score[..., None, :] - score[..., None]) / alpha
+    with np.errstate(over="ignore"):
+        ahead = (score[..., None, :] - score[..., None]) / alpha
     near = np.asarray((abs(ahead) < 1).all(axis=-1))
     level = -np.log1p(np.expm1(np.where(near[..., None], ahead, 0)).mean(axis=-1))
     value, slope = balanced(beta * s, q, 1 / K, np.where(near, level, log_q + math.log(K)))
     return value.sum(axis=-1), beta * slope
 
 
-def _softmax(x: Array, rate: float, here: Array | bool = True) -> tuple[Array, Array]:
-    """softmax(rate x) over what is here, and its logarithm; not one by way of the other, so that 1/K is exact"""
+def _not_zero(x: float, of: Array) -> float:
+    """A positive divisor that float32 would take for 0"""
+    return max(x, float(np.finfo(of.real.dtype).smallest_normal))
+
+
+def _softmax(x: Array, rate: float = 1.0, here: Array | bool = True, per: float = 1.0) -> tuple[Array, Array]:
+    """softmax(rate x / per) over what is here, and its logarithm; not one by way of the other, so that 1/K is exact"""
     best = np.where(here, x.real, -np.inf).argmax(axis=-1)[..., None]
-    below = rate * (x - np.take_along_axis(x, best, axis=-1))
+    with np.errstate(over="ignore"):  # what is that far below has no probability
+        below = rate * (x - np.take_along_axis(x, best, axis=-1)) / per
     e = np.where(here, np.exp(np.where(here, below, 0)), 0)
     others = np.where(np.arange(x.shape[-1]) == best, 0, e).sum(axis=-1, keepdims=True)
     return e / (1 + others), below - np.log1p(others)

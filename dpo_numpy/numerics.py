@@ -6,6 +6,7 @@ part, so that complex steps can differentiate through them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,15 @@ def exact_product(factor: float, n: Array) -> tuple[Array, Array]:
     (array([0.3]), array([-2.77555756e-17]))
     """
     wide = n.astype(np.promote_types(n.dtype, np.float64))
-    top = float(np.float32(factor))
-    a, b = top * wide, (factor - top) * wide  # 24 + 24 bits, and at most 29 + 24
+    digits, exponent = math.frexp(factor)
+    top = float(np.float32(digits))
+    a, b = top * wide, (digits - top) * wide  # 24 + 24 bits, and at most 29 + 24
     whole = a + b
-    high = whole.astype(n.dtype)
-    return high, ((whole - high) + ((a - whole) + b)).astype(n.dtype)
+    with np.errstate(over="ignore"):  # high is infinite, and that is all
+        product, rest = np.ldexp(whole, exponent), np.ldexp((a - whole) + b, exponent)
+        high = product.astype(n.dtype)
+    lost = np.where(np.isfinite(high), product, 0) - np.where(np.isfinite(high), high, 0) + rest
+    return high, np.where(np.isfinite(high), lost, 0).astype(n.dtype)
 
 
 def exp_minus_1_minus(d: Array) -> Array:

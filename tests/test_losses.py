@@ -168,6 +168,63 @@ def test_longdouble_is_not_rounded_to_double(name):
         assert abs(oracle.number(ours) - x) <= 4 * (move + oracle.number(np.spacing(abs(ours)))) + room * abs(x)
 
 
+# ---- hyper-parameters at the ends of their domains
+
+ENDS = (0.0, 5e-324, 1e-310, 1e-150, 1e-44, 0.5 - 2.0**-54, 1 - 2.0**-53, 1e8, 1e30, -1e-310, -1e-44, -1e8)
+
+
+def number_names(factory):
+    return [name for name in strategies.names(factory) if isinstance(strategies.domain(factory, name)[0], float)]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in LOSSES for key in number_names(LOSSES[name])])
+def test_the_ends_of_a_domain_give_no_nan(name, key, dtype):
+    """where 1/ε, 1/α or 1/τ overflow; an answer that is beyond the floats warns of that as NumPy does"""
+    done = 0
+    for end in ENDS:
+        try:
+            loss = LOSSES[name](**{key: end})
+        except ValueError:
+            continue
+        read, facts = strategies.draw(np.random.default_rng(done), loss, 4, dtype, "ordinary")
+        with np.errstate(over="ignore"):
+            value, grad = loss(read, **facts)
+        assert not any(np.isnan(x).any() for x in (value, *grad.values())), f"{key} = {end}"
+        done += 1
+    assert done >= 3
+
+
+@pytest.mark.parametrize(("name", "near", "at"), [
+    ("cdpo", {"eps": 5e-324}, {"eps": 0.0}),
+    ("simpo", {"eps": 1e-310}, {"eps": 0.0}),
+    ("alphapo", {"alpha": 5e-324}, {"alpha": 0.0}),
+    ("f_dpo_alpha", {"alpha": -1e-310}, {"alpha": 0.0}),
+    ("f_dpo_alpha", {"alpha": 1e-160}, {"alpha": 0.0}),
+    ("r_dpo", {"alpha": 1e-310}, {"alpha": 0.0}),
+    ("infonca", {"alpha": 1e-310}, {"alpha": 1e-6}),
+    ("nca_listwise", {"alpha": 5e-324}, {"alpha": 1e-6}),
+])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_next_to_the_end_is_the_end(name, near, at, dtype):
+    loss, read, facts = numbers(name, dtype=dtype, **at)
+    value, grad = loss(read, **facts)
+    again, dagain = LOSSES[name](**near)(read, **facts)
+    np.testing.assert_allclose(again, value, rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(dagain["logp"], grad["logp"], rtol=4 * np.finfo(dtype).eps)
+
+
+def test_large_hyper_parameters():
+    """-log σ(z) = -z; e⁻ˣ overflows on one side alone"""
+    level = [[-1.0, -1.0], [-1.0, -1.0]]
+    value, grad = LOSSES["r_dpo"](beta=1.0, alpha=1e150)(level, level, length=[[5, 3], [3, 5]])
+    assert value.tolist() == [0, 2e150]
+    assert grad.tolist() == [[0, 0], [-1, 1]]
+    value, grad = LOSSES["discopop"](beta=1e8, tau=3.0)([[-1.0, -2.0], [-2.0, -1.0]], [[-1.0, -1.0], [-1.0, -1.0]])
+    assert value.tolist() == [0, np.inf]
+    assert grad.tolist() == [[0, 0], [-np.inf, np.inf]]
+
+
 # ---- values that papers and docstrings state
 
 B = 4

@@ -382,7 +382,7 @@ def test_limits_that_are_dpo(log_ref, reward, beta):
     longer = minimizers.length_normalized(ref, reward, np.full(4, 3.0), 3 * beta)
     assert_allclose(longer, best, rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 0.0), best, rtol=rounding, atol=1e-300)
-    assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 1e-310), best, rtol=rounding, atol=1e-300)
+    assert_allclose(minimizers.f_dpo(ref, reward, beta, "alpha", 1e-320), best, rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.simpo(reward, np.ones(4), beta), optimum.boltzmann(np.full(4, 0.25), reward, beta),
                     rtol=rounding, atol=1e-300)
     assert_allclose(minimizers.r_dpo(ref, reward + 2 * np.arange(1, 5), np.arange(1, 5), beta, 2.0), best,
@@ -444,7 +444,7 @@ SLOPES = {
 @pytest.mark.parametrize(("name", "alpha"), [*((name, 0.5) for name in SLOPES), ("alpha", 1e-6), ("alpha", 200.0)])
 def test_slopes_of_f_differ_as_rewards_do(name, alpha, rare):
     """β (f'(u₀) - f'(uᵢ)) = r₀ - rᵢ, the best response being rare: one step of Newton's towards it, in forty digits"""
-    ref, reward, beta = np.array([rare, 0.25, 0.75 - rare]), np.array([2.0, 1.5, -1.0]), 0.5
+    ref, reward, beta = np.array([rare, 0.25, 0.75 - rare]), np.array([8.0, 1.5, -1.0]), 0.5
     pi = minimizers.f_dpo(ref, reward, beta, name, alpha)
     with mp.workdps(40):
         u = [x / y for x, y in zip(*exactly(pi, ref), strict=True)]
@@ -460,8 +460,8 @@ def test_slopes_of_f_differ_as_rewards_do(name, alpha, rare):
 
 
 def test_margins_next_to_even_odds_keep_their_digits():
-    p = 0.5 + 2.0**-40
-    odds = 2.0**-38  # logit(p) = 4 (p-½), up to its cube
+    p = 0.5 + 3.3e-13
+    odds = 4 * (p - 0.5)  # logit(p), up to its cube
     for margin, slope in ((minimizers.cdpo_margin(p, 0.25), 0.5), (minimizers.rdpo_margin(p, 0.25), 2.0),
                           (minimizers.simpo_margin(p, 0.0), 1.0)):
         assert_allclose(margin, slope * odds, rtol=8 * EPS)
