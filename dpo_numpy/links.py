@@ -89,7 +89,7 @@ def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[A
     """φ(h) = -log σ(z),   φ'(h) = -β σ(-z),   z = βh + α (|y_w| - |y_l|), the product to twice the digits"""
     extra, lost = exact_product(alpha, length[..., 0] - length[..., 1])
     z = beta * h + extra
-    lost = lost + (extra - (z - (z - extra))) + (beta * h - (z - extra))  # what the sum was rounded by
+    lost = lost + (beta * h - (z - extra))  # what the sum was rounded by; where βh is the larger, its own ulp is more
     return -log_sigmoid(z) - sigmoid(-z) * lost, -beta * sigmoid(-z) * (1 - sigmoid(z) * lost)
 
 
@@ -114,16 +114,14 @@ def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
 def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
     """φ(h) = -(1-m) log σ(x) + m e⁻ˣ,   φ'(h) = β ((1-m) [m (e⁻ˣ + log σ(x))/τ - σ(-x)] - m e⁻ˣ),   m = σ(x/τ)"""
     x, tau = beta * h, _not_zero(tau, h)
-    wrong, far = x.real < 0, x.real < -30
+    wrong = x.real < 0
     with np.errstate(over="ignore"):  # τ > 1, x far below 0: the loss itself is beyond the largest number
         m, rest = sigmoid(x / tau), sigmoid(-x / tau)
-        decay = np.exp(np.where(wrong, x / tau * (1 - tau), -x)) * np.where(wrong, rest, m)
+        decay = np.exp(np.where(wrong, x / tau * (1 - tau), -x)) * np.where(wrong, rest, m)  # m e⁻ˣ
         beyond = np.isinf(decay)
-        finite = np.where(beyond, 0, decay)
-        # e⁻ˣ + log σ(x) before anything rounds it, for 1/τ may be large; but where e⁻ˣ alone overflows
-        bend = np.where(far, finite + m * log_sigmoid(x), m * (np.exp(np.where(far, 0, -x)) + log_sigmoid(x)))
-        slope = beta * (rest * bend / tau - (rest * sigmoid(-x) + finite))
-    return -rest * log_sigmoid(x) + decay, np.where(beyond, -np.inf, slope)
+        bend = np.where(beyond, 0, decay) + m * log_sigmoid(x)
+        slope = beta * (rest * bend / tau - rest * sigmoid(-x) - decay)
+    return -rest * log_sigmoid(x) + decay, slope
 
 
 def weighted(h: Array, w: Array, beta: float, clamp: bool) -> tuple[Array, Array]:
@@ -310,17 +308,13 @@ def plackett_luce(s: Array, present: Array, beta: float) -> tuple[Array, Array]:
     here: Array = np.broadcast_to(present, s.shape)
     s = np.where(here, s, 0)
     first = np.arange(s.shape[-1]) == 0
-    value, ds, lost = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s), np.zeros_like(s)
+    value, ds = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s)
     for k in range(s.shape[-1] - 1):
         p, log_p = _softmax(s[..., k:], beta, here[..., k:] | first[:s.shape[-1] - k])
         value -= log_p[..., 0]
-        # the rejections of one response are many numbers of like size, and it may be all but chosen: keep what + rounds
-        for j, x in enumerate((-p[..., 1:].sum(axis=-1), *np.moveaxis(p[..., 1:], -1, 0)), k):
-            total = ds[..., j] + x
-            part = total - x
-            lost[..., j] += (ds[..., j] - part) + (x - (total - part))
-            ds[..., j] = total
-    return value, beta * (ds + lost)
+        ds[..., k] -= p[..., 1:].sum(axis=-1)
+        ds[..., k + 1:] += p[..., 1:]
+    return value, beta * ds
 
 
 def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:

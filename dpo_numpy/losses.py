@@ -137,8 +137,8 @@ class Loss:
                     "ref_token_logp": ": call batch.with_reference(policy, params, 'token_logp')"}.get(name, "")
             raise ValueError(f"{self.name} needs {name}, which was not given{hint}")
         fact, rows = np.asarray(value), self._rows(first)
-        of_comparisons = name not in (*OF_RESPONSES, *OF_TOKENS) and (fact.ndim < 2 or fact.shape[-1] == 1)
-        if of_comparisons and fact.ndim > 1:
+        of_comparisons = name not in (*OF_RESPONSES, *OF_TOKENS)
+        if of_comparisons and fact.ndim > 1 and fact.shape[-1] == 1:
             fact = fact[..., 0]
         shape = rows[:-1] if of_comparisons else first.shape if name in OF_TOKENS else rows
         try:

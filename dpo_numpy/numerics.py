@@ -106,11 +106,11 @@ def exact_product(factor: float, n: Array) -> tuple[Array, Array]:
     top = float(np.float32(digits))
     a, b = top * wide, (digits - top) * wide  # 24 + 24 bits, and at most 29 + 24
     whole = a + b
-    with np.errstate(over="ignore"):  # high is infinite, and that is all
-        product, rest = np.ldexp(whole, exponent), np.ldexp((a - whole) + b, exponent)
+    with np.errstate(over="ignore", invalid="ignore"):  # high may be infinite, and then it is all there is
+        product = np.ldexp(whole, exponent)
         high = product.astype(n.dtype)
-    lost = np.where(np.isfinite(high), product, 0) - np.where(np.isfinite(high), high, 0) + rest
-    return high, np.where(np.isfinite(high), lost, 0).astype(n.dtype)
+        lost = (product - high) + np.ldexp((a - whole) + b, exponent)
+    return high, np.where(np.isinf(high), 0, lost).astype(n.dtype)
 
 
 def exp_minus_1_minus(d: Array) -> Array:

@@ -68,7 +68,145 @@ STAGES = ("golden", "tests", "oracle", "rest")
 MEMORY = 6 << 30  # bytes that a process may map
 
 #: (why these mutants cannot be told from the code, or need not be; [(module.function, piece of the description), ...])
-EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = []
+EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
+    ("Where the two branches meet, they say the same.", [
+        ("numerics.log_sigmoid", "z.real ⟦< → <=⟧ 0"),
+        ("numerics.sigmoid", "z.real ⟦< → <=⟧ 0"),
+        ("numerics.sigmoid_difference", "d.real ⟦>= → >⟧ 0"),
+        ("links.balanced", "d.real ⟦< → <=⟧ 0"),
+        ("links.discopop", "x.real ⟦< → <=⟧ 0"),
+        ("links.powers", "(a - b).real ⟦>= → >⟧ 0"),
+        ("links.powers", "if abs(alpha) ⟦> → >=⟧ least"),
+        ("links.powers", "low if alpha ⟦> → >=⟧ 0"),
+        ("links.odds_ratio", "a.real ⟦>= → >⟧ b.real"),
+    ]),
+    ("Both branches are right for a while on either side of where the code changes from one to the other.", [
+        ("numerics.sigmoid", "z.real < ⟦0 → 1⟧"),
+        ("numerics.sigmoid_difference", "d.real >= ⟦0 → 1⟧"),
+        ("numerics.log_sigmoid_difference", "abs(d) ⟦< → <=⟧ 1"),
+        ("numerics.log_sigmoid_difference", "abs(d) < ⟦1 → 2⟧"),
+        ("numerics.bernoulli_kl.term", "d.real ⟦< → <=⟧ 2"),
+        ("numerics.bernoulli_kl.term", "d.real < ⟦2 → 1⟧"),
+        ("numerics.bernoulli_kl.term", "d.real < ⟦2 → 3⟧"),
+        ("numerics.exp_minus_1_minus", "abs(d) ⟦< → <=⟧ 0.25"),
+        ("numerics.kl_terms", "(d.real ⟦< → <=⟧ 2)"),
+        ("numerics.kl_terms", "(d.real < ⟦2 → 1⟧)"),
+        ("numerics.kl_terms", "(d.real < ⟦2 → 3⟧)"),
+        ("links.balanced", "d.real < ⟦0 → 1⟧"),
+        ("links._turn", "eps ⟦> → >=⟧ 0.25"),
+        ("links.powers", "smallest_normal ** ⟦0.5 → 0.25⟧"),
+        ("links.infonca", "(⟦abs(d) → d⟧ < 1)"),
+        ("links.infonca", "(abs(d) ⟦< → <=⟧ 1)"),
+        ("links.infonca", "(abs(d) < ⟦1 → 2⟧)"),
+        ("links.infonca", "(p.real ⟦> → >=⟧ 0.5)"),
+        ("links.infonca", "(p.real > ⟦0.5 → 0.25⟧)"),
+        ("links.infonca", "(q ⟦> → >=⟧ 0.5)"),
+        ("links.infonca", "(q > ⟦0.5 → 0.25⟧)"),
+        ("links.nca_listwise", "(⟦abs(ahead) → ahead⟧ < 1)"),
+        ("links.nca_listwise", "(abs(ahead) ⟦< → <=⟧ 1)"),
+        ("links.nca_listwise", "(abs(ahead) < ⟦1 → 2⟧)"),
+    ]),
+    ("A number that stands in for one that is not used: it need only be finite.", [
+        ("numerics.log_sigmoid_difference", "np.where(near, d, ⟦0 → 1⟧)"),
+        ("numerics.bernoulli_kl.term", "np.where(small, d, ⟦0 → 1⟧)"),
+        ("numerics.exp_minus_1_minus", "np.where(near, d, ⟦0 → 1⟧)"),
+        ("numerics.kl_terms", "np.where(none, ⟦0 → 1⟧"),
+        ("numerics.kl_terms", "np.where(near, d, ⟦0 → 1⟧)"),
+        ("numerics.kl_terms", "np.where(near, ⟦0 → 1⟧, d)"),
+        ("scores.shared_length.fn", "np.where(mask, of_tokens, ⟦0 → 1⟧)"),
+        ("links._beyond", "np.where(np.isinf(near), ⟦0 → 1⟧, root)"),
+        ("links._beyond", "np.where(np.isinf(near), ⟦0 → 1⟧, near)"),
+        ("links.discopop", "np.where(beyond, ⟦0 → 1⟧, decay)"),
+        ("links.odds_ratio", "np.where(certain, ⟦1 → 2⟧, more)"),
+        ("links.plackett_luce", "np.where(here, s, ⟦0 → 1⟧)"),
+        ("links.infonca", "np.where(near, d, ⟦0 → 1⟧)"),
+        ("links.nca_listwise", "ahead, ⟦0 → 1⟧))"),
+        ("links._softmax", "np.where(here, below, ⟦0 → 1⟧)"),
+        ("links.dynamic.fn", "np.where(kept, h.real, ⟦0 → 1⟧)"),
+        ("links.dynamic.fn", "(total if total > 0 else ⟦1 → 2⟧)"),
+    ]),
+    ("A function whose arguments are exchanged says the same.", [
+        ("numerics.exact_product", "np.promote_types(⟦"),
+        ("scores.shared_length.fn", "np.result_type(⟦"),
+        ("links.weighted", "np.minimum(⟦both, 1 → 1, both⟧)"),
+        ("links._not_zero", "max(⟦x, float("),
+        ("links.dynamic.fn", "np.maximum(⟦floor, beta"),
+        ("links._coupling", "np.union1d(⟦"),
+        ("links._coupling", "by_u[np.minimum(⟦"),
+        ("links._coupling", "by_v[np.minimum(⟦"),
+        ("losses.Loss._readings", "np.result_type(⟦*x.values(), np.float16 → "),
+        ("losses.Loss._fact", "np.broadcast_shapes(⟦"),
+        ("losses.Loss._fact", "np.promote_types(⟦"),
+        ("readings.sequence_logp", "np.result_type(⟦"),
+        ("readings.sequence_kl", "np.result_type(⟦"),
+        ("readings._scored", "max(⟦mask.size, 1 → 1, mask.size⟧)"),
+        ("readings._blocks", "max(⟦1, BLOCK // vocab → BLOCK // vocab, 1⟧)"),
+    ]),
+    ("The square of a difference.", [
+        ("links.squared", "(⟦h - target → target - h⟧) ** 2"),
+        ("links.reward_distance", "((⟦z - t → t - z⟧) ** 2"),
+        ("links.squares", "((⟦a - target → target - a⟧) ** 2"),
+    ]),
+    ("The sign is 1 or -1: it divides as it multiplies.", [
+        ("links.classify", "-beta ⟦* → /⟧ sign"),
+        ("links.kto_pair.fn", "beta ⟦* → /⟧ sign * (s"),
+        ("links.kto_pair.fn", "weight[:, None] ⟦* → /⟧ sign"),
+    ]),
+    ("The last axis of two.", [
+        ("numerics.log_normalizer", "argmax(axis=⟦- → ⟧1)"),
+        ("numerics.log_normalizer", "x.sum(axis=⟦- → ⟧1)"),
+        ("readings.token_logp", "flat.shape[⟦- → ⟧1]"),
+        ("readings.token_logp.pullback", "flat.shape[⟦- → ⟧1]"),
+        ("readings.sequence_kl", "flat.shape[⟦- → ⟧1]"),
+        ("readings.sequence_kl", "terms(block)[0].sum(axis=⟦- → ⟧1)"),
+        ("readings.sequence_kl.pullback", "flat.shape[⟦- → ⟧1]"),
+    ]),
+    ("NumPy takes any negative number for the axis that is left over.", [
+        ("numerics.log_normalizer", "x.reshape(-⟦1 → 2⟧"),
+        ("readings.token_logp", "logits.reshape(-⟦1 → 2⟧"),
+        ("readings.token_logp", "value.reshape(-⟦1 → 2⟧)"),
+        ("readings.token_logp.pullback", ".reshape(-⟦1 → 2⟧)"),
+        ("readings.sequence_kl", "logits.reshape(-⟦1 → 2⟧"),
+        ("readings.sequence_kl", "each.reshape(-⟦1 → 2⟧)"),
+        ("readings.sequence_kl.pullback", ".reshape(-⟦1 → 2⟧)"),
+        ("readings._scored", ".reshape(-⟦1 → 2⟧)"),
+    ]),
+    ("One more term of a series that is long enough.", [
+        ("numerics.exp_minus_1_minus", "range(⟦18 → 19⟧, 2, -1)"),
+    ]),
+    ("What is added to all scores of a row changes no probability.", [
+        ("links.infonca", "beta * (s ⟦- → +⟧ s[..., :1])"),
+        ("links.infonca", "(score ⟦- → +⟧ score[..., :1])"),
+    ]),
+    ("Distances from one another are a table whose transpose has the other sign, and their size alone matters.", [
+        ("links.nca_listwise", ".all(axis=-⟦1 → 2⟧)"),
+    ]),
+    ("A ranking of one has probability 1: its logarithm and its slope are 0.", [
+        ("links.plackett_luce", "range(s.shape[-1] - ⟦1 → 0⟧)"),
+    ]),
+    ("Of an array of zeros the shape matters.", [
+        ("links.sorted_columns.fn", "np.zeros_like(s[..., ⟦0 → 1⟧])"),
+    ]),
+    ("No type of float has three bytes.", [
+        ("losses.Loss._readings", "dtype.itemsize > ⟦2 → 3⟧"),
+    ]),
+    ("A copy that nobody needs.", [
+        ("losses.Loss._readings", "copy=⟦False → True⟧"),
+        ("losses.Loss._fact", "copy=⟦False → True⟧"),
+    ]),
+    ("A first token has nothing before it that predicts it: of a single position none is scored.", [
+        ("readings._scored", "max(mask.size, ⟦1 → 2⟧)"),
+    ]),
+    ("One copy is a case of many.", [
+        ("readings._scored", "if copies == ⟦1 → 0⟧"),
+    ]),
+    ("Negative places count from the end: the copies are taken in another order.", [
+        ("readings._scored", "⟦np.arange(copies)[:, None] * mask.size → -("),
+    ]),
+    ("Two rows at a time instead of one.", [
+        ("readings._blocks", "max(⟦1 → 2⟧, BLOCK"),
+    ]),
+]
 
 
 # ---- mutants

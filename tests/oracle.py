@@ -63,7 +63,7 @@ class Dual:
 
 
 def dual(x):
-    return x if isinstance(x, Dual) else Dual(x)
+    return x if isinstance(x, Dual) else Dual(mpf(x))  # 1/3 of an int is a float
 
 
 # ---- the functions that formulas are made of

@@ -224,7 +224,7 @@ def test_golden_of_a_seam(capsys):
 @pytest.mark.parametrize(("words", "sentence"), [
     (["show", "dpoo"], "no loss is called 'dpoo'; did you mean dpo? There are dpo, cdpo, "),
     (["golden", "ktoo"], "no loss is called 'ktoo'; did you mean kto? There are dpo, cdpo, "),
-    (["show", "zzzzz"], "no loss is called 'zzzzz' There are"),
+    (["show", "zzzzz"], "no loss is called 'zzzzz'. There are"),
     (["show"], "required: LOSS"),
     (["golden"], "required: LOSS"),
     (["losses", "dpo"], "unrecognized arguments: dpo"),

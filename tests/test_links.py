@@ -335,6 +335,18 @@ def test_a_power_that_overflows_keeps_its_sign_and_a_vanishing_slope_is_zero():
 def test_gaps_are_positive():
     with pytest.raises(ValueError, match=r"score of the chosen less that of the rejected is -1.0; expected above 0"):
         gaps(np.zeros(2), np.array([[2.0, 1.0], [1.0, 2.0]]), beta=1.0, alpha=1.0, f="log")
+    with pytest.raises(ValueError, match=r"^score of the chosen less that of the rejected is 0\.0; expected above 0"):
+        gaps(np.zeros(1), np.array([[2.0, 2.0]]), beta=1.0, alpha=1.0, f="log")
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1, 0.3])
+def test_the_root_of_smoothed_labels_is_known_to_more_digits_than_float32_has(eps):
+    """next to it, where the slope is φ'' (z - root), φ'' = ε (1-ε)"""
+    root = math.log((1 - eps) / eps)
+    z = np.float32(root) + np.arange(-8, 9, dtype=np.float32) * np.spacing(np.float32(root))
+    _, slope = logistic(z, beta=1.0, eps=eps)
+    assert slope.dtype == np.float32
+    np.testing.assert_allclose(slope, eps * (1 - eps) * (z.astype(float) - root), rtol=1e-5)
 
 
 def test_a_product_of_weights_is_clamped_where_it_is_above_one():

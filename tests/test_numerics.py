@@ -134,6 +134,13 @@ def test_exact_product(factor, dtype):
             assert abs(left) <= (abs(oracle.number(a)) * mpf(2) ** -48 if dtype == np.float32 else 0)
 
 
+def test_exact_products_at_the_ends():
+    high, low = exact_product(1e150, np.array([3.0, 99999.0]))
+    assert [int(a) + int(b) for a, b in zip(high, low, strict=True)] == [3 * int(1e150), 99999 * int(1e150)]
+    assert [x.tolist() for x in exact_product(-1e308, np.array([8.0]))] == [[-np.inf], [0]]
+    assert [x.tolist() for x in exact_product(1e38, np.float32([8.0]))] == [[np.inf], [0]]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_far_ends(dtype):
     """Where the naive forms give -inf, 0 and nan; a warning is an error here."""

@@ -266,6 +266,13 @@ def test_mask_of_nothing():
 
 
 @pytest.mark.parametrize("name", ["logp", "token_logp", "kl"])
+def test_a_vocabulary_of_one_word(name):
+    value, pullback = of(name, np.full((3, 6, 1), 0.3), np.zeros((3, 6), int), MASK)
+    assert not value.any()
+    assert not pullback(np.ones_like(value)).any()
+
+
+@pytest.mark.parametrize("name", ["logp", "token_logp", "kl"])
 def test_no_responses(name):
     value, pullback = of(name, np.zeros((0, 6, V)), np.zeros((0, 6), int), np.zeros((0, 6), bool))
     assert len(value) == 0

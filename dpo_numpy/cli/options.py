@@ -210,7 +210,7 @@ def _hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
         near = get_close_matches(loss, LOSSES, 1)
         raise ValueError(
             f"no loss is called {loss!r}"
-            + (f"; did you mean {near[0]}?" if near else "")
+            + (f"; did you mean {near[0]}?" if near else ".")
             + f" There are {', '.join(LOSSES)}"
         )
     takes = _parameters(loss)
