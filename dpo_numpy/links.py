@@ -308,13 +308,17 @@ def plackett_luce(s: Array, present: Array, beta: float) -> tuple[Array, Array]:
     here: Array = np.broadcast_to(present, s.shape)
     s = np.where(here, s, 0)
     first = np.arange(s.shape[-1]) == 0
-    value, ds = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s)
+    value, ds, lost = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s), np.zeros_like(s)
     for k in range(s.shape[-1] - 1):
         p, log_p = _softmax(s[..., k:], beta, here[..., k:] | first[:s.shape[-1] - k])
         value -= log_p[..., 0]
-        ds[..., k] -= p[..., 1:].sum(axis=-1)
-        ds[..., k + 1:] += p[..., 1:]
-    return value, beta * ds
+        # the rejections of one response are many numbers of like size, and it may be all but chosen: keep what + rounds
+        for j, x in enumerate((-p[..., 1:].sum(axis=-1), *np.moveaxis(p[..., 1:], -1, 0)), k):
+            total = ds[..., j] + x
+            part = total - x
+            lost[..., j] += (ds[..., j] - part) + (x - (total - part))
+            ds[..., j] = total
+    return value, beta * (ds + lost)
 
 
 def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:

@@ -687,7 +687,7 @@ class Verdict(NamedTuple):
 
 def copy_project(folder: Path) -> Path:
     """What tests need, byte-compiled"""
-    for name in ("dpo_numpy", "toy_models", "analytic", "tests"):
+    for name in ("dpo_numpy", "toy_models", "analytic", "tests", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
     for name in ("setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy2(ROOT / name, folder / name)
