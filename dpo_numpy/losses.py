@@ -138,7 +138,7 @@ class Loss:
             raise ValueError(f"{self.name} needs {name}, which was not given{hint}")
         fact, rows = np.asarray(value), self._rows(first)
         of_comparisons = name not in (*OF_RESPONSES, *OF_TOKENS)
-        if of_comparisons and fact.ndim > 1 and fact.shape[-1] == 1:
+        if of_comparisons and fact.shape[-1:] == (1,):
             fact = fact[..., 0]
         shape = rows[:-1] if of_comparisons else first.shape if name in OF_TOKENS else rows
         try:

@@ -81,7 +81,6 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links.odds_ratio", "a.real ⟦>= → >⟧ b.real"),
     ]),
     ("Both branches are right for a while on either side of where the code changes from one to the other.", [
-        ("numerics.sigmoid", "z.real < ⟦0 → 1⟧"),
         ("numerics.sigmoid_difference", "d.real >= ⟦0 → 1⟧"),
         ("numerics.log_sigmoid_difference", "abs(d) ⟦< → <=⟧ 1"),
         ("numerics.log_sigmoid_difference", "abs(d) < ⟦1 → 2⟧"),

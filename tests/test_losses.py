@@ -232,6 +232,15 @@ def test_next_to_the_end_is_the_end(name, near, at, dtype):
     np.testing.assert_allclose(dagain["logp"], grad["logp"], rtol=4 * np.finfo(dtype).eps)
 
 
+def test_an_alpha_too_small_for_its_dtype_is_zero():
+    """1/α overflows in float32, and α times a log-ratio has no digits left."""
+    logp, ref = np.float32([[-1.001, -1.0], [-1.0, -1.002]]), np.float32([[-1.0, -1.0], [-1.0, -1.0]])
+    value, grad = LOSSES["f_dpo_alpha"](beta=1e4, alpha=2e-38)(logp, ref)
+    again, dagain = LOSSES["dpo"](beta=1e4)(logp, ref)
+    np.testing.assert_allclose(value, again, rtol=1e-5)  # z of 20, known to an ulp
+    np.testing.assert_allclose(grad, dagain, rtol=1e-5)
+
+
 @pytest.mark.parametrize("eps", [5e-324, 1e-310, 1e-30, 0.2, 0.25, 0.5 - 2.0**-20, 0.5 - 2.0**-54])
 @pytest.mark.parametrize("name", ["cdpo", "exo", "simpo"])
 def test_labels_that_are_all_but_certain_or_all_but_random(name, eps):
