@@ -936,6 +936,7 @@ def page(run: Run) -> str:
                           for why, found in by_reason if found)
     left = [verdict.mutant for verdict in run.verdicts if not verdict.stage and not explanation(verdict.mutant)]
     survivors = "\n".join(f"- `{mutant}`" for mutant in left) or "None."
+    took = run.prepared + sum(verdict.seconds for verdict in run.verdicts) / 60 / run.workers  # of a journal too
     return f"""# Mutants
 
 Written by `make mutate` (tests/mutate.py, which says what is changed and how). Each mutant is the package with one
@@ -943,8 +944,8 @@ sign, operator, constant, comparison or order of arguments changed; the columns 
 
 {table(run)}
 
-{run.took:.0f} minutes on {run.workers} processes, {run.prepared:.1f} of them before the first mutant; Python
-{platform.python_version()}, NumPy {np.__version__}.
+{took:.0f} minutes on {run.workers} processes, {run.prepared:.1f} of them before the first mutant, with Python
+{platform.python_version()} and NumPy {np.__version__}.
 
 ## Survivors
 
