@@ -38,7 +38,8 @@ what is allowed and the note why. Infinities are checked to be those of the exac
 NOTES = {
     "exp": "z = β (e^-αb - e^-αa)/α hangs, where one exponential is 1 and the other gone, on hyper-parameters and "
            "no digit of the inputs; e^-z then has as many units as z",
-    "exo": "(z - z₀)² where z is 0: z₀ is rounded, and squared",
+    "exo": "(z - z₀)² where z is 0: z₀ is rounded, and squared; ε is known by z₀ alone, so that where ε is 1e-30 "
+           "it is up to 16",
     "apo_down": "a product of six factors",
     "nca_listwise": "the root of the slope, log Kq, is rounded",
 }
