@@ -237,11 +237,20 @@ def test_a_broken_checkpoint_is_one_sentence(whole, tmp_path, capsys):
     assert "start again with --overwrite_output_dir" in capsys.readouterr().err
 
 
+# Of a job that a shell has put into the background, SIGINT is ignored, and so it would be of what the job starts.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dpo_numpy.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_ctrl_c_is_one_line_and_can_be_resumed(whole, tmp_path):
     path, run = whole
     out = tmp_path / "run"
-    process = start(path, out)
+    process = start(path, out, script=INTERRUPTIBLE)
     while lines_of(out) < 10:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
