@@ -36,11 +36,13 @@ what is allowed and the note why. Infinities are checked to be those of the exac
 | --- | --- | --- | --- | --- |
 """
 NOTES = {
-    "exp": "z = β (e^-αb - e^-αa)/α hangs, where one exponential is 1 and the other gone, on hyper-parameters and "
-           "no digit of the inputs; e^-z then has as many units as z",
+    "f_dpo": "z = β (f'(u_w) - f'(u_l)) hangs, where f' levels off, on hyper-parameters and no digit of the inputs; "
+             "e^-z then has as many units as z",
+    "alphapo": "z = β (e^-αb - e^-αa)/α - γ: as in `f_dpo_alpha`",
     "exo": "(z - z₀)² where z is 0: z₀ is rounded, and squared; ε is known by z₀ alone, so that where ε is 1e-30 "
            "it is up to 16",
-    **dict.fromkeys(("apo_down", "reward_rpo"), "a product of six factors; up to 5.3 and 4.6 in other samples"),
+    "apo_down": "a product of six factors",
+    "reward_rpo": "a product of six factors; 4.6 in another sample",
     "nca_listwise": "the root of the slope, log Kq, is rounded",
 }
 
@@ -54,7 +56,7 @@ def measured(name: str, batches: int) -> list[float]:
 
 def row(name: str, found: list[float]) -> str:
     limit = test_losses.LIMIT.get(name, 4)
-    note = "" if limit == 4 else NOTES.get(name, NOTES["exp"])
+    note = "" if limit == 4 else NOTES.get(name, NOTES["f_dpo"])
     return f"| `{name}` | {found[0]:.1f} | {found[1]:.1f} | {limit} | {note} |\n"
 
 

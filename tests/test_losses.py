@@ -40,8 +40,8 @@ def as_rows(numbers):
 
 #: where 4 units are not met, and why; the numbers measured are in docs/accuracy.md
 LIMIT = {
-    # z = β (e^-αb - e^-αa)/α, where one exponential is 1 and the other gone, hangs on hyper-parameters alone and not on
-    # a digit of the inputs: what z, up to 100 here, is rounded by is that many ulps of e^-z
+    # z = β (f'(u_w) - f'(u_l)), where f' levels off, hangs on hyper-parameters alone and not on a digit of the inputs:
+    # what z, up to 100 here, is rounded by is that many ulps of e^-z
     **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_js", "f_dpo_alpha", "f_dpo_chi2", "alphapo"), 256),
     **dict.fromkeys(("apo_down", "reward_rpo"), 8),  # a product of six factors; 5.3 and 4.6 at most so far
     "exo": 8,  # (z - z₀)², where z is 0: what z₀ is rounded by, twice
