@@ -36,7 +36,7 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python tests/accuracy.py
 
-mutate: $(VENV)/with-test  ## change the code in one place at a time: docs/mutation.md (takes the better part of an hour)
+mutate: $(VENV)/with-test  ## change the code in one place at a time: docs/mutation.md (about half an hour)
 	$(VENV)/bin/python tests/mutate.py
 
 PEERS ?= .venv-peers

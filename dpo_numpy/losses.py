@@ -39,7 +39,7 @@ class Term(NamedTuple):
 
 
 class Loss:
-    """A sum of terms; adds up and scales: `dpo(0.1) + 0.2 * sft_mean()`.
+    """A sum of terms; adds up and scales: `dpo(0.1) + 0.2 * sft_mean()`. A term times 0 is none, be it infinite.
 
     reads   : what it differentiates (`logp`, `kl` ...)
     needs   : what it is told and does not differentiate (`ref_logp`, `length`, `label`, `z0` ...)
@@ -98,12 +98,14 @@ class Loss:
         weights = np.ones(rows, first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
         if weights.shape != rows:
             raise ValueError(f"weight has shape {weights.shape}; expected {rows}")
-        total: Any = 0
+        total = np.zeros(self._rows(first)[:-1], first.dtype)
         grads = {name: np.zeros_like(x) for name, x in readings.items()}
         for coefficient, score, link in self.terms:
+            if not coefficient:
+                continue
             s, back = score.fn(readings, known)
             value, ds = link.fn(s, weights, known)
-            total = total + coefficient * value
+            total += coefficient * value
             for name, d in back(ds).items():
                 grads[name] += coefficient * d
         return total, grads if named else grads[self.reads[0]]

@@ -596,6 +596,25 @@ def test_numpy_scalars_are_numbers(name, key):
         np.testing.assert_array_equal(ours, LOSSES[name](**{key: float(value)})(read, **facts)[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_term_of_weight_zero_is_no_term(dtype):
+    """also where it is infinite, or its square is beyond the floats"""
+    never = np.array([[-np.inf, -1.0], [-2.0, -1.0]], dtype)
+    value, grad = LOSSES["rpo"](beta=1.0, alpha=0.0)(never, [[-2.0, -1.0]], length=[[3, 4]])
+    assert value.tolist() == [np.inf, dtype(np.log(2))]
+    assert grad.tolist() == [[-1, 1], [-0.5, 0.5]]
+    far = np.array([[0.99, 0.5]], dtype) * np.finfo(dtype).max
+    for loss in (LOSSES["bt_rm"](center=0.0), LOSSES["bt_rm"]()):
+        value, grad = loss(far)
+        assert value.tolist() == [0]
+        assert grad.tolist() == [[0, 0]]
+    value, grad = LOSSES["cal_dpo"](lam=0.0)(-far, np.zeros((1, 2)))
+    assert value.tolist() == [dtype(0.49 * np.finfo(dtype).max)]
+    assert grad.tolist() == [[-1, 1]]
+    value, grad = (0 * LOSSES["bt_rm"](center=1.0))(far)
+    assert (value.dtype, value.tolist(), grad.tolist()) == (dtype, [0], [[0, 0]])
+
+
 @pytest.mark.parametrize(("name", "key"), [x for x in NUMBERS if expected_of(*x)[0].startswith("at least 0")])
 def test_zero_is_allowed(name, key):
     assert isinstance(LOSSES[name](**{key: 0}), Loss)
