@@ -24,7 +24,7 @@ __all__ = ["compare", "read", "scores_matrix", "value_and_grad"]
 Array = NDArray[Any]
 ToParams = Callable[[Mapping[str, Array]], Params]
 
-CELLS = 1 << 22  # logits held at once: 32 MB of float64, and as much again on the way back
+CELLS = 1 << 22  # numbers held at once, most often logits: 32 MB of float64, and as much again on the way back
 # where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
 AXIS = {"token_logp": -2}
 
@@ -34,8 +34,9 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     """The named readings of n rows of `responses`, {name: (..., n) or (..., n, T)}, and a pullback to the parameters.
 
     A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks of
-    `cells` logits, like lengths together, and each block is computed again on the way back: memory is a block's,
-    whatever the size of the data, and the gradient is exact also for losses that couple the whole batch.
+    `cells` logits, or whatever else `policy.cells` says it holds, like lengths together, and each block is computed
+    again on the way back: memory is a block's, whatever the size of the data, and the gradient is exact also for losses
+    that couple the whole batch.
 
     Raises `ValueError` on an unknown reading and on token ids outside the policy's vocabulary.
     """
@@ -47,7 +48,7 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     offered = {name: getattr(policy, name)(params, responses, rows) for name in names if hasattr(policy, name)}
     values = {name: value for name, (value, _) in offered.items()}
     walked = [name for name in names if name not in offered]
-    blocks = list(_blocks(responses.width[rows], policy.vocab, cells)) if walked else []
+    blocks = list(_blocks(responses.width[rows], getattr(policy, "cells", policy.vocab), cells)) if walked else []
     kept: tuple[dict[str, Array], ToParams] | None = None
     for block in blocks:
         got, to_params = _read_block(policy, params, responses.take(rows[block]), walked)
@@ -134,9 +135,13 @@ def scores_matrix(policy: Policy, params: Params, responses: Responses, rows: Ar
     >>> scores_matrix(Tabular(vocab=2), {"W": np.zeros((1, 2))}, bandit([[0.0, 0.0]]).responses, np.arange(2)).tolist()
     [[0.5, -0.5], [-0.5, 0.5]]
     """
-    value, to_params = read(policy, params, responses, rows, ["logp"])
-    grads = (to_params({"logp": one}) for one in np.eye(len(rows), dtype=value["logp"].dtype))
-    return np.stack([np.concatenate([grad[name].ravel() for name in params]) for grad in grads])
+    size = sum(p.size for p in params.values())
+    scores = np.zeros((len(rows), size), np.result_type(*params.values()))
+    for score, row in zip(scores, rows, strict=True):  # alone: with n rows at once, each pullback would walk all n
+        value, to_params = read(policy, params, responses, np.array([row]), ["logp"])
+        grad = to_params({"logp": np.ones_like(value["logp"])})
+        np.concatenate([grad[name].ravel() for name in params], out=score)
+    return scores
 
 
 def _check_vocabulary(policy: Policy, responses: Responses) -> None:
@@ -148,12 +153,12 @@ def _check_vocabulary(policy: Policy, responses: Responses) -> None:
         )
 
 
-def _blocks(width: Array, vocab: int, cells: int) -> Iterator[Array]:
-    """Positions, shortest first, as many to a block as fit `cells` logits when padded alike (at least one)."""
+def _blocks(width: Array, each: int, cells: int) -> Iterator[Array]:
+    """Positions, shortest first, as many to a block as fit `cells` when padded alike, `each` a token (at least one)."""
     order = np.argsort(width, kind="stable")
     start = 0
     for stop in range(1, len(order) + 1):
-        if stop == len(order) or (stop + 1 - start) * width[order[stop]] * vocab > cells:
+        if stop == len(order) or (stop + 1 - start) * width[order[stop]] * each > cells:
             yield order[start:stop]
             start = stop
 

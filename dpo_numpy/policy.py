@@ -8,7 +8,8 @@ A policy is an object with
     logits(params, tokens)     (..., T, V) with a pullback; `logits[..., t, :]` may look at tokens[..., :t + 1] only
 
 and, where it knows a faster way, any reading under the reading's name (`logp(params, responses, rows) -> value,
-pullback`) and `next_logits(params, tokens, length)`, the logits (N, V) after the first `length` tokens of each row.
+pullback`) and `next_logits(params, tokens, length)`, the logits (N, V) after the first `length` tokens of each row. If
+it holds more for a token than its V logits until the pullback is called, `cells` says how many numbers.
 """
 
 from __future__ import annotations

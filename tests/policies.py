@@ -11,7 +11,7 @@ from strategies import FACTS, columns
 
 import toy_models
 from dpo_numpy.preferences import DERIVED, Preferences, pad
-from toy_models import NGram, Tabular
+from toy_models import GPT, MLP, LogLinear, LoRA, NGram, Tabular
 
 
 class Prefix:
@@ -46,17 +46,34 @@ class Plain:
             policy, policy.vocab, policy.eos, policy.init, policy.logits)
 
 
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def adapted(policy, **options):
+    """Adapters over a policy at parameters that are nowhere 0"""
+    return LoRA(policy, params_of(policy, np.random.default_rng(1)), **options)
+
+
 CORPUS = pad([([0], [1, 2, 0]), ([0], [2, 2, 1, 0]), ([3, 0], [1, 2, 3, 0])])
 
 POLICIES = {
     "tabular": lambda: Tabular(vocab=4, prompts=3),
+    "linear": lambda: LogLinear(numbers(3, 4, 2), numbers(3, 4, seed=1)),
     "unigram": lambda: NGram(vocab=3, order=1),
     "bigram": lambda: NGram(vocab=4),
     "trigram": lambda: NGram(vocab=3, order=3),
     "seen": lambda: NGram.seen(4, 3, CORPUS),
     "plain": lambda: Plain(NGram(vocab=3, order=3)),
+    "mlp": lambda: MLP(vocab=3, order=3, width=2, hidden=3),
+    "gpt": lambda: GPT(vocab=4, context=16, width=4, heads=2, depth=2, hidden=3),
+    "gpt_layer_norm": lambda: GPT(vocab=3, context=16, width=3, heads=1, depth=1, norm="layer", tied=False),
+    "lora": lambda: adapted(GPT(vocab=3, context=16, width=4, heads=2, depth=1), rank=2, alpha=3.0, targets=["0.qkv"]),
+    "lora_counts": lambda: adapted(NGram(vocab=3, order=3), rank=1),
     "prefix": Prefix,
 }
+#: whose logits hold products of matrices, and of what these made
+DEEP = {"gpt", "gpt_layer_norm", "lora"}
 
 
 def rows(rng, policy, n):

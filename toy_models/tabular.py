@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._scatter import add_rows
+
 __all__ = ["Tabular"]
 
 Array = NDArray[Any]
@@ -42,9 +44,7 @@ class Tabular:
         shape = (*rows.shape[:-1], tokens.shape[-1], W.shape[-1])
 
         def pullback(dlogits: Array) -> dict[str, Array]:
-            dW = np.zeros(W.shape, dlogits.dtype)
-            at: Any = (..., prompt, slice(None))
-            np.add.at(dW, at, dlogits.sum(axis=-2))
-            return {"W": dW}
+            each = dlogits.sum(axis=-2).reshape(*W.shape[:-2], -1, W.shape[-1])
+            return {"W": add_rows(each, prompt.reshape(-1), W.shape[-2])}
 
         return np.broadcast_to(rows[..., None, :], shape), pullback
