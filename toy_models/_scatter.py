@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def add_rows(rows: Array, index: Array, count: int) -> Array:
     >>> add_rows(np.array([[1.0], [2.0], [4.0]]), np.array([1, 0, 1]), 3).tolist()
     [[2.0], [5.0], [0.0]]
     """
-    M = len(index)
+    M, lead = len(index), rows.shape[:-2]
     gather = sparse.csr_array((np.ones(M, rows.real.dtype), index, np.arange(M + 1)), (M, count))
-    parts = [gather.T @ part for part in rows.reshape(-1, *rows.shape[-2:])]
-    return np.stack(parts).reshape(*rows.shape[:-2], count, rows.shape[-1])
+    parts = [gather.T @ part for part in rows.reshape(prod(lead), *rows.shape[-2:])]
+    return np.stack(parts).reshape(*lead, count, rows.shape[-1])
