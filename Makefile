@@ -12,6 +12,8 @@ CONSTRAINTS ?= constraints.txt
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two test processes on two cores: BLAS threads beside them would only wait for each other.
+export OPENBLAS_NUM_THREADS := 1
 
 help:  ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*##/\1	/p' Makefile

@@ -115,8 +115,19 @@ def test_one_command_trains_and_writes_everything(tmp_path, out, capsys):
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("loss", [name for name in LOSSES if not UNTOLD.get(name)])
-@pytest.mark.parametrize("options", [(), ("--batch_size", 4, "--dtype", "float32"), ("--model", "tabular")])
+def trainings():
+    """Every loss as it is, and one of each kind, by what it reads and needs, in all other ways; the rest are slow"""
+    kinds = set()
+    for loss in (name for name in LOSSES if name not in UNTOLD):
+        kind = LOSSES[loss]().reads, LOSSES[loss]().needs
+        marks = [pytest.mark.slow] if kind in kinds else []
+        kinds.add(kind)
+        yield pytest.param(loss, ())
+        for options in (("--batch_size", 4, "--dtype", "float32"), ("--model", "tabular")):
+            yield pytest.param(loss, options, marks=marks)
+
+
+@pytest.mark.parametrize(("loss", "options"), list(trainings()))
 def test_every_loss_trains(loss, options, tmp_path, out, capsys):
     if "label" in LOSSES[loss]().needs and "tabular" in options:
         assert train(pairs(tmp_path), out, "--loss", loss, *options) == 2
