@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax, logsumexp, softmax, xlogy
 
-from ._checks import Array, distribution, finite, positive, same_responses
+from ._checks import Array, _reject, distribution, finite, positive, same_responses
 
-__all__ = ["boltzmann", "implied_reward", "kl", "log_boltzmann", "log_partition", "optimal_value", "value"]
+__all__ = [
+    "boltzmann", "curvature", "gradient", "implied_reward", "kl", "log_boltzmann", "log_partition", "natural_step",
+    "optimal_value", "value",
+]
 
 
 def log_partition(ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
@@ -118,6 +121,63 @@ def implied_reward(pi: ArrayLike, ref: ArrayLike, beta: float, log_z: ArrayLike 
     with np.errstate(divide="ignore", invalid="ignore"):
         log_ratio = np.log(pi) - np.log(ref)
     return positive("beta", beta) * (log_ratio + log_z[..., None])
+
+
+def gradient(pi: ArrayLike, ref: ArrayLike, reward: ArrayLike, beta: float) -> Array:
+    """∂J/∂θ(y) = π(y) (A(y) - E_π A),   A = r - β log(π/π_ref), shape (..., K): the exact policy gradient
+
+    π = softmax(θ); pi, ref, reward (..., K). It sums to 0, and is 0 at π* and wherever π has no mass. Raises
+    `ValueError` where π has mass and the reference has none.
+
+    >>> gradient([0.5, 0.5], [0.5, 0.5], [1.0, 0.0], beta=1.0)
+    array([ 0.25, -0.25])
+    """
+    implied, pi, reward = implied_reward(pi, ref, beta), distribution("pi", pi), finite("reward", reward)
+    same_responses(pi=pi, reward=reward)
+    _reject("pi", np.broadcast_to(pi, implied.shape), implied == np.inf, "expected 0 wherever ref is")
+    A = np.where(pi > 0, reward - implied, 0)
+    ascent: Array = pi * (A - (pi * A).sum(axis=-1, keepdims=True))
+    return ascent
+
+
+def curvature(pi: ArrayLike, beta: float) -> Array:
+    """-∂²J/∂θ² = β (diag π - π πᵀ) where π = softmax(θ) is π*, shape (..., K, K): β times the Fisher information of θ
+
+    pi (..., K). The Laplacian of weights β πᵢ πⱼ, with entries as small as π* has: ascent on J needs the more steps the
+    smaller β is, see `population.linear_rate`. The Laplacian of DPO, `population.hessian`, has σ(m) σ(-m), m = rᵢ - rⱼ,
+    in the place of πᵢ πⱼ, and its condition number does not depend on β.
+
+    >>> curvature([0.5, 0.5], beta=2.0)
+    array([[ 0.5, -0.5],
+           [-0.5,  0.5]])
+    """
+    pi = distribution("pi", pi)
+    K = pi.shape[-1]
+    edges = np.where(np.eye(K, dtype=bool), 0, pi[..., :, None] * pi[..., None, :])
+    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(K) - edges
+    return positive("beta", beta) * laplacian
+
+
+def natural_step(pi: ArrayLike, ref: ArrayLike, reward: ArrayLike, beta: float, step: float) -> Array:
+    """π^{1-ηβ} (π*)^{ηβ} / Z, shape (..., K): a step η of natural gradient ascent on J from π; at η = 1/β it ends at π*
+
+    pi, ref, reward (..., K). (diag π - π πᵀ)⁺ ∂J/∂θ is A = r - β log(π/π_ref) up to a constant, and θ + η A is this
+    mixture of logits: whatever the rewards, log π - log π* shrinks by 1 - ηβ. Kakade 2001, "A natural policy gradient".
+
+    Raises `ValueError` where only one of π and the reference has mass.
+
+    >>> natural_step([0.9, 0.1], [0.5, 0.5], [0.0, 0.0], beta=2.0, step=0.25).round(8)  # odds 9^½
+    array([0.75, 0.25])
+    """
+    pi, log_best = distribution("pi", pi), log_boltzmann(ref, reward, beta)
+    same_responses(pi=pi, reward=log_best)
+    held = np.asarray(ref) > 0
+    _reject("pi", pi + 0 * held, (pi > 0) != held, "expected mass where ref has mass, and there alone")
+    share = positive("step", step) * beta
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logits = (1 - share) * np.log(pi) + share * log_best
+    after: Array = softmax(np.where(held, logits, -np.inf), axis=-1)
+    return after
 
 
 def _tilt(ref: ArrayLike, reward: ArrayLike, beta: float) -> tuple[Array, Array]:

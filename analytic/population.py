@@ -16,17 +16,20 @@ or shapes do not fit.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, log_expit, softmax, xlogy
+from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
 from ._checks import Array, distribution, finite, nonnegative, positive, same_responses
+from ._solvers import minimize
+from .graph import require_strongly_connected
 
 __all__ = [
-    "Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "linear_rate", "newton", "objective", "policy",
+    "MixedPairs", "Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "hessian_product", "linear_rate",
+    "mixed_pairs", "newton", "objective", "policy",
 ]
 
 
@@ -91,11 +94,23 @@ def hessian(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    u, wins, beta = _given(u, wins, beta)
-    m = beta * _differences(u)
-    edges = (wins + wins.mT) * (expit(m) * expit(-m))
-    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(u.shape[-1]) - edges
+    edges = _edges(u, wins, beta)
+    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(edges.shape[-1]) - edges
     return beta**2 * laplacian
+
+
+def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: ArrayLike) -> Array:
+    """(H v)ᵢ = β² Σⱼ (wins + winsᵀ)[i, j] σ(m) σ(-m) (vᵢ - vⱼ), shape (..., K): how the gradient changes along v
+
+    u, direction v (..., K), wins (..., K, K). The matrix H is not formed.
+
+    >>> hessian_product([0.0, 0.0], [[0.0, 0.75], [0.25, 0.0]], beta=1.0, direction=[2.0, 0.0])
+    array([ 0.5, -0.5])
+    """
+    edges, v = _edges(u, wins, beta), finite("direction", direction)
+    same_responses(wins=edges[..., 0], direction=v)
+    change: Array = (edges * _differences(v)).sum(axis=-1)
+    return beta**2 * change
 
 
 def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
@@ -115,23 +130,17 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     wins, beta = _square(wins), positive("beta", beta)
     if wins.ndim > 2:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
-    _unique_minimizer_exists(wins)
-    u, previous = np.zeros(len(wins)), float("inf")
-    for _ in range(steps):
-        slope, L = gradient(u, wins, beta), objective(u, wins, beta)
-        step = np.zeros_like(u)
-        step[1:] = -np.linalg.solve(hessian(u, wins, beta)[1:, 1:], slope[1:])  # u[0] held: only differences matter
-        fall, size = -float(slope @ step), 1.0
-        if fall <= 1e4 * np.finfo(float).eps * L:
-            # L is too coarsely rounded to judge such a step; each squares the error, until the slope is rounding alone
-            if fall >= previous / 4:
-                centered: Array = u - u.mean()
-                return centered
-        else:
-            while objective(u + size * step, wins, beta) > L - size * fall / 4:
-                size /= 2
-        u, previous = u + size * step, fall
-    raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {previous / 2:.3g}")
+    require_strongly_connected("wins", wins)
+
+    def u(x: Array) -> Array:
+        return np.append(0, x)  # u[0] held: only differences matter
+
+    def derivatives(x: Array) -> tuple[Array, Array]:
+        return gradient(u(x), wins, beta)[1:], hessian(u(x), wins, beta)[1:, 1:]
+
+    found = u(minimize(lambda x: objective(u(x), wins, beta), derivatives, np.zeros(len(wins) - 1), steps))
+    centered: Array = found - found.mean()
+    return centered
 
 
 def policy(u: ArrayLike, ref: ArrayLike) -> Array:
@@ -175,6 +184,23 @@ class Rate(NamedTuple):
         """max |1 - step λ|, the factor at another step size; descent converges where it is below 1"""
         return max(abs(1 - step * self.slowest), abs(1 - step * self.fastest))
 
+    def steps(self, share: float, step: float | None = None) -> int:
+        """⌈log share/log factor⌉: steps to a `share` of the error, at the best step size or at `step`
+
+        About log(1/share)/(step λ₂) at a small one: as λ₂ of DPO rises as β², the number of steps of one size falls as
+        β⁻². Raises `ValueError` where descent does not converge.
+
+        >>> linear_rate([[0.25, -0.25], [-0.25, 0.25]]).steps(1e-6, step=0.1)
+        270
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share}; expected above 0 and below 1")
+        step = self.best_step if step is None else positive("step", step)
+        if step >= self.limit:
+            raise ValueError(f"step is {step}; expected below {self.limit}, where descent converges")
+        progress = min(step * self.slowest, 2 - step * self.fastest)  # 1 - factor
+        return max(1, math.ceil(math.log(share) / math.log1p(-progress))) if progress < 1 else 1
+
 
 def linear_rate(hessian: ArrayLike) -> Rate:
     """factor = (λ_max - λ₂)/(λ_max + λ₂), best step 2/(λ₂ + λ_max), limit 2/λ_max
@@ -202,6 +228,35 @@ def linear_rate(hessian: ArrayLike) -> Rate:
     return Rate((top - low) / (top + low), 2 / (low + top), 2 / top, low, top)
 
 
+class MixedPairs(NamedTuple):
+    weight: Array  # (..., K, K), symmetric, of sum 1 over the pairs
+    step: Array  # (...)
+
+
+def mixed_pairs(u: ArrayLike, beta: float) -> MixedPairs:
+    """W[i, j] = 1/(Z σ(m) σ(-m)) = (2 + e^m + e^-m)/Z, m = β (uᵢ - uⱼ), and the step Z/(β² K): descent becomes Newton's
+
+    u (..., K), at least two responses. Pairs drawn so from the policy as it is make β²/Z (K I - 11ᵀ) of the Hessian at
+    the minimum, so that one such step squares the error, where pairs drawn once and for all take a share of it. Part of
+    them are uniform, and part a draw from softmax(βu) against one from softmax(-βu). Shi et al. 2024, arXiv:2409.19605
+    (DPO-Mix-P).
+
+    >>> weight, step = mixed_pairs([np.log(4.0), 0.0, 0.0], beta=1.0)
+    >>> weight.round(4), step.round(4)  # 6.25, 6.25 and 4
+    (array([[0.    , 0.3788, 0.3788],
+           [0.3788, 0.    , 0.2424],
+           [0.3788, 0.2424, 0.    ]]), np.float64(5.5))
+    """
+    u, beta = finite("u", u), positive("beta", beta)
+    if u.ndim < 1 or u.shape[-1] < 2:
+        raise ValueError(f"u has shape {u.shape}; expected (..., K) with K at least 2")
+    m, K = beta * _differences(u), u.shape[-1]
+    log_weight = np.where(np.eye(K, dtype=bool), -np.inf, -log_expit(m) - log_expit(-m))
+    log_z = logsumexp(log_weight, axis=(-2, -1)) - np.log(2)
+    with np.errstate(over="ignore"):
+        return MixedPairs(np.exp(log_weight - log_z[..., None, None]), np.exp(log_z) / (beta**2 * K))
+
+
 def _differences(x: Array) -> Array:
     return x[..., :, None] - x[..., None, :]
 
@@ -213,22 +268,16 @@ def _square(wins: ArrayLike) -> Array:
     return wins
 
 
+def _edges(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
+    u, wins, beta = _given(u, wins, beta)
+    m = beta * _differences(u)
+    edges: Array = (wins + wins.mT) * (expit(m) * expit(-m))
+    return edges
+
+
 def _given(u: ArrayLike, wins: ArrayLike, beta: float) -> tuple[Array, Array, float]:
     u, wins = finite("u", u), _square(wins)
     if u.ndim < 1 or u.shape[-1] != wins.shape[-1]:
         K = wins.shape[-1]
         raise ValueError(f"u has shape {u.shape}; expected (..., {K}) as wins has {K} responses")
     return u, wins, positive("beta", beta)
-
-
-def _unique_minimizer_exists(wins: Array) -> None:
-    beats = wins > 0
-    parts, part = connected_components(beats, connection="weak")
-    if parts > 1:
-        groups = " and ".join(str(np.flatnonzero(part == p).tolist()) for p in range(parts))
-        raise ValueError(f"wins never compares responses {groups}; expected comparisons that connect all of them")
-    parts, part = connected_components(beats, connection="strong")
-    if parts > 1:
-        unbeaten = [p for p in range(parts) if not beats[np.ix_(part != p, part == p)].any()]
-        groups = " and ".join(str(np.flatnonzero(part == p).tolist()) for p in unbeaten)
-        raise ValueError(f"wins has no minimizer: responses {groups} never lose to the others; expected all to lose")

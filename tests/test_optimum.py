@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mpmath import mp
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
-from analytic import optimum
+from analytic import optimum, population
 
 EPS = np.finfo(float).eps
 numbers = arrays(float, 5, elements=st.floats(-8, 8))
@@ -244,3 +244,120 @@ def test_leading_axes_are_problems_of_their_own(rng):
         assert_allclose([log_z[i, j], best[i, j]], [one_z, 0.7 * one_z], rtol=0, atol=1e-14)
         assert_allclose([gaps[i, j], values[i, j]], [gap, ref[i, 0] @ reward[j] - 0.7 * gap], rtol=0, atol=1e-14)
         assert_allclose(back[i, j], reward[j], rtol=0, atol=1e-14)
+
+
+# Ascent on the value
+
+
+def written_value(theta, ref, reward, beta):
+    """J(softmax θ), naively, in the precision of the mpmath context; θ are mpmath numbers."""
+    weights = [mp.exp(t) for t in theta]
+    p = [w / sum(weights) for w in weights]
+    terms = (x * (r - beta * mp.log(x / q)) for x, q, r in zip(p, exactly(ref), exactly(reward), strict=True))
+    return sum(terms)
+
+
+def test_the_policy_gradient_against_differences_of_the_value(rng):
+    """In 50 digits, h = 1e-12: h² of the method is 1e-24."""
+    ref, theta, beta = rng.dirichlet(np.ones(4)), rng.normal(size=4), 0.4
+    with mp.workdps(50):
+        h, slopes = mp.mpf("1e-12"), []
+        for axis in np.eye(4, dtype=int):
+            up, down = ([t + sign * h * int(a) for t, a in zip(exactly(theta), axis, strict=True)] for sign in (1, -1))
+            difference = written_value(up, ref, REWARD, beta) - written_value(down, ref, REWARD, beta)
+            slopes.append(float(difference / (2 * h)))
+    assert_allclose(optimum.gradient(softmax(theta), ref, REWARD, beta), slopes, rtol=1e-13, atol=1e-15)
+
+
+def test_the_policy_gradient_vanishes_at_the_optimum_and_where_there_is_no_mass():
+    star = optimum.boltzmann(REF, REWARD, 0.5)
+    assert_allclose(optimum.gradient(star, REF, REWARD, 0.5), 0, atol=4 * EPS)
+    assert optimum.gradient([0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0], [1, 0, 9, 9], 1.0)[2:].tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"pi is 0\.5 at \[1\]; expected 0 wherever ref is"):
+        optimum.gradient([0.5, 0.5], [1, 0], [0, 0], 1.0)
+
+
+def test_the_curvature_against_differences_of_the_policy_gradient():
+    """Central, h = 1e-5: h² of the method, 1e-16/h of rounding."""
+    log_star, h, bend = optimum.log_boltzmann(REF, REWARD, 0.7), 1e-5, []
+    for axis in np.eye(4):
+        up, down = (optimum.gradient(softmax(log_star + sign * h * axis), REF, REWARD, 0.7) for sign in (1, -1))
+        bend.append((down - up) / (2 * h))
+    assert_allclose(optimum.curvature(np.exp(log_star), 0.7), bend, rtol=0, atol=1e-9)
+
+
+def test_ascent_on_the_value_is_ill_conditioned_at_small_beta_and_descent_on_dpo_is_not():
+    """r = (1, 0, -1), uniform reference: diag π* - π* π*ᵀ in 50 digits, about 4/3 e^{1/β} as β falls; the Laplacian of
+    DPO's pairs, of weights a = σ'(1) and b = σ'(2), has eigenvalues 3a and a + 2b, times β²."""
+    reward, ref, found = [1.0, 0.0, -1.0], np.full(3, 1 / 3), {}
+    wins = population.bradley_terry_wins(reward)
+    a, b = (1 / (2 + np.exp(x) + np.exp(-x)) for x in (1, 2))
+    for beta, printed in ((3.0, 1.5), (1.0, 3.1), (0.3, 36.7), (0.1, 29368.0)):
+        with mp.workdps(50):
+            p = mp.matrix([mp.exp(r / exactly(beta)[0]) for r in exactly(reward)])
+            p /= sum(p)
+            spectrum = sorted(mp.eigsy(mp.diag(p) - p * p.T, eigvals_only=True))
+            exact = float(spectrum[2] / spectrum[1])
+        assert round(exact, 1) == printed
+        ascent = population.linear_rate(optimum.curvature(optimum.boltzmann(ref, reward, beta), beta))
+        assert_allclose(ascent.fastest / ascent.slowest, exact, rtol=16 * EPS * exact)  # ε of the largest, and no less
+        descent = population.linear_rate(population.hessian(np.array(reward) / beta, wins, beta))
+        found[beta] = descent.fastest / descent.slowest
+    assert_allclose([*found.values()], 3 * a / (a + 2 * b), rtol=1e-12)
+
+
+def test_ascent_on_the_value_converges_at_the_predicted_rate():
+    """From errors of 1e-4 to 1e-8, where the curvature at the optimum decides."""
+    log_star, beta = optimum.log_boltzmann(REF, REWARD, 0.6), 0.6
+    rate = population.linear_rate(optimum.curvature(np.exp(log_star), beta))
+    theta, errors = log_star + 1e-4 * np.array([1, -2, 3, -2]), []
+    while not errors or errors[-1] > 1e-8:
+        theta = theta + rate.best_step * optimum.gradient(softmax(theta), REF, REWARD, beta)
+        errors.append(np.linalg.norm(softmax(theta) - np.exp(log_star)))
+    assert (errors[-1] / errors[-21]) ** (1 / 20) == pytest.approx(rate.factor, rel=0.01)
+
+
+@settings(max_examples=20)
+@given(numbers, numbers, numbers, betas)
+def test_one_natural_step_of_1_over_beta_is_the_optimum(a, b, reward, beta):
+    pi, ref = softmax(a), softmax(b)
+    star = optimum.boltzmann(ref, reward, beta)
+    rounding = 16 * EPS * (18 + abs(a).max() + abs(reward).max() / beta)
+    assert_allclose(optimum.natural_step(pi, ref, reward, beta, 1 / beta), star, rtol=rounding, atol=1e-300)
+
+
+def test_a_natural_step_is_the_gradient_over_the_fisher_information_and_takes_a_share_of_the_error(rng):
+    pi, ref = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(4))
+    fisher = np.diag(pi) - np.outer(pi, pi)
+    moved = softmax(np.log(pi) + 0.8 * np.linalg.pinv(fisher) @ optimum.gradient(pi, ref, REWARD, 0.5))
+    after = optimum.natural_step(pi, ref, REWARD, 0.5, 0.8)
+    assert_allclose(after, moved, rtol=1e-12)
+    star = optimum.boltzmann(ref, REWARD, 0.5)
+    left, error = np.log(after / star), np.log(pi / star)
+    assert_allclose(left - left.mean(), (1 - 0.4) * (error - error.mean()), rtol=0, atol=1e-14)
+    assert optimum.natural_step([0.5, 0.5, 0], [0.25, 0.75, 0], [1e3, 0, 1e9], 1e-3, 1e3).tolist() == [1, 0, 0]
+    for pi, ref, came in (([1, 0], [0.5, 0.5], "0.0"), ([0.5, 0.5], [1, 0], "0.5")):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is compared
+            optimum.natural_step(pi, ref, [0, 0], 1.0, 1.0)
+        assert str(raised.value) == f"pi is {came} at [1]; expected mass where ref has mass, and there alone"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: optimum.gradient([0.5, 0.5], [0.5, 0.5], [1.0], 1.0),
+         "the shapes of pi (2,) and reward (1,) do not fit; expected (..., K) with one K, responses last"),
+        (lambda: optimum.gradient([0.5, 0.5], [1], [1.0, 0.0], 1.0),
+         "the shapes of pi (2,) and ref (1,) do not fit; expected (..., K) with one K, responses last"),
+        (lambda: optimum.natural_step([1], [0.5, 0.5], [1.0, 0.0], 1.0, 1.0),
+         "the shapes of pi (1,) and reward (2,) do not fit; expected (..., K) with one K, responses last"),
+        (lambda: optimum.natural_step([0.5, 0.5], [0.5, 0.5], [1.0, 0.0], 1.0, 0),
+         "step is 0; expected one finite number above 0"),
+        (lambda: optimum.curvature([0.5, 0.25], 1.0), "the sum of pi is 0.75; expected 1"),
+        (lambda: optimum.curvature([0.5, 0.5], 0.0), "beta is 0.0; expected one finite number above 0"),
+    ],
+)
+def test_bad_input_to_ascent_is_one_sentence(call, sentence):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is compared
+        call()
+    assert str(raised.value) == sentence

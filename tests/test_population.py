@@ -1,6 +1,7 @@
 """analytic.population: sums written out in mpmath, their differences, and descent that was told the gradient alone."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -463,3 +464,91 @@ def test_leading_axes_are_problems_of_their_own(rng):
         for f in (population.objective, population.gradient, population.hessian):
             assert_allclose(f(u, wins, 0.4)[at], f(u[at], wins[at], 0.4), rtol=1e-13, atol=1e-16)
             assert_allclose(f(u[0, 0], wins, 0.4)[at], f(u[0, 0], wins[at], 0.4), rtol=1e-13, atol=1e-16)
+
+
+# The Hessian along a direction, steps, and pairs drawn from the policy
+
+
+def test_the_hessian_times_a_direction_against_differences_of_the_gradient(rng):
+    """In 60 digits, and next to the matrix; leading axes are problems of their own."""
+    u, wins, v = rng.normal(size=K), rng.random((K, K)), np.array([1, -2, 0, 3])
+    with mp.workdps(60):
+        exact_u, f = [mp.mpf(float(x)) for x in u], functools.partial(naive, wins=wins, beta=0.7)
+        product = [float(derivative(f, exact_u, v, d)) for d in np.eye(K, dtype=int)]
+    assert_allclose(population.hessian_product(u, wins, 0.7, v), product, rtol=1e-12)
+    us, vs = rng.normal(size=(3, 1, K)), rng.normal(size=(2, K))
+    together = (population.hessian(us, wins, 0.7) @ vs[..., None])[..., 0]
+    assert_allclose(population.hessian_product(us, wins, 0.7, vs), together, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("beta", "step"), [(1.0, 1.0), (0.5, 1.0), (1.0, None)])
+def test_the_predicted_number_of_steps_is_the_number_it_takes(beta, step):
+    """From an error along the slowest direction, or, at the best step, along both ends; from 1e-6 to 1e-9."""
+    wins = population.bradley_terry_wins(SIX, chain(6)) / 2
+    H = population.hessian(SIX / beta, wins, beta)
+    rate, (_, vectors) = population.linear_rate(H), np.linalg.eigh(H)
+    goal = (SIX - SIX.mean()) / beta
+    start = goal + 1e-6 * (vectors[:, 1] + (vectors[:, -1] if step is None else 0))
+    expected = rate.steps(1e-3, step)
+    errors = [np.linalg.norm(u - goal) for u in descend(wins, beta, step or rate.best_step, start, expected + 1)]
+    reached = 1e-3 * np.linalg.norm(start - goal)
+    assert errors[expected - 1] <= reached * (1 + 1e-3) and errors[expected - 2] > reached * (1 - 1e-3)
+
+
+def test_steps_of_one_size_grow_as_one_over_beta_squared():
+    wins = population.bradley_terry_wins(SIX)
+    counts = {beta: population.linear_rate(population.hessian(SIX / beta, wins, beta)).steps(1e-6, 0.01)
+              for beta in (1.0, 0.1, 0.01)}
+    assert counts[0.1] / counts[1.0] == pytest.approx(100, rel=0.01)
+    assert counts[0.01] / counts[0.1] == pytest.approx(100, rel=1e-4)
+
+
+def test_steps_where_one_is_enough_and_where_none_are():
+    rate = population.linear_rate([[0.25, -0.25], [-0.25, 0.25]])
+    assert rate.steps(1e-12) == 1
+    assert rate.steps(0.5, 1e-12) == pytest.approx(np.log(2) / 0.5e-12, rel=1e-9)  # 1 - factor keeps its digits
+    for share, step, sentence in ((1e-6, 4.0, "step is 4.0; expected below 4.0, where descent converges"),
+                                  (1e-6, -1, "step is -1; expected one finite number above 0"),
+                                  (1.0, None, "share is 1.0; expected above 0 and below 1")):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is compared
+            rate.steps(share, step)
+        assert str(raised.value) == sentence
+
+
+def test_mixed_pairs_are_uniform_ones_and_draws_from_both_tempers(rng):
+    """Of weight 2 a pair, and softmax(βu) against softmax(-βu), either way round; all divided by their sum."""
+    u, beta = rng.normal(size=5), 0.6
+    up, down = np.exp(beta * u), np.exp(-beta * u)
+    raw = np.where(np.eye(5) == 1, 0, 2 + np.outer(up, down) + np.outer(down, up))
+    Z = np.triu(raw).sum()
+    weight, step = population.mixed_pairs(u, beta)
+    assert_allclose(weight, raw / Z, rtol=1e-13)
+    assert_allclose(step, Z / (beta**2 * 5), rtol=1e-13)
+    several = population.mixed_pairs(np.array([[u], [2 * u]]), beta)
+    assert_allclose(several.weight[0, 0], weight, rtol=1e-13)
+    assert several.weight.shape == (2, 1, 5, 5) and several.step.shape == (2, 1)
+    far = population.mixed_pairs([1e4, 0.0, 0.0], 1.0)
+    assert_allclose(far.weight[0], [0, 0.5, 0.5], rtol=1e-11)
+    assert far.step == np.inf
+    with pytest.raises(ValueError, match=r"u has shape \(1,\); expected \(\.\.\., K\) with K at least 2"):
+        population.mixed_pairs([0.0], 1.0)
+
+
+def test_pairs_drawn_from_the_policy_square_the_error_and_uniform_ones_take_a_share():
+    """Errors of β u - r: the Hessian with these pairs is β²/Z (K I - 11ᵀ), so the step is Newton's."""
+    beta, centered = 0.5, SIX - SIX.mean()
+    weight, step = population.mixed_pairs(centered / beta, beta)
+    H = population.hessian(centered / beta, population.bradley_terry_wins(SIX, weight), beta)
+    assert_allclose(H * step, np.eye(6) - 1 / 6, rtol=0, atol=1e-13)
+    u, errors = np.zeros(6), []
+    for _ in range(5):
+        weight, step = population.mixed_pairs(u, beta)
+        u = u - step * population.gradient(u, population.bradley_terry_wins(SIX, weight), beta)
+        errors.append(np.linalg.norm(beta * u - centered))
+    assert errors[0] < 0.1 and errors[4] < 1e-14
+    assert all(after < before**2 + 1e-15 for before, after in itertools.pairwise(errors))
+    wins = population.bradley_terry_wins(SIX)
+    rate = population.linear_rate(population.hessian(centered / beta, wins, beta))
+    uniform = descend(wins, beta, rate.best_step, np.zeros(6), 9)
+    *_, before, after = (np.linalg.norm(beta * u - centered) for u in uniform)
+    assert after / before == pytest.approx(rate.factor, rel=0.05) and before > 1e-10
