@@ -12,8 +12,9 @@ leaves C = 0.) So each is a root of one increasing function of c. π* = π_ref e
 of dpo; the others say something else.
 
 Two responses need no root: `*_margin` is the number βh = β log(π(1)/π_ref(1)) - β log(π(2)/π_ref(2)) at the minimum,
-given p = P(1 beats 2), any p; the policy is `optimum.boltzmann(ref, [margin, 0], beta)`. For K responses and any
-labels, cDPO is DPO of the labels smoothed, `population.newton((1-ε) * wins + ε * wins.mT, beta)`.
+given p = P(1 beats 2), any p; the policy is `optimum.boltzmann(ref, [margin, 0], beta)`. Where there is no reference,
+in SimPO and ORPO (a root after all), it is a margin of log-probs. For K responses and any labels, cDPO is DPO of the
+labels smoothed, `population.newton((1-ε) * wins + ε * wins.mT, beta)`.
 
 Responses lie on the last axis, (..., K), and leading axes broadcast; rewards, β and α|y| share a unit, log-ratios and
 τ⁻¹ are in nats, |y| counts tokens, EOS included. A response without mass in the reference gets none.
@@ -24,21 +25,21 @@ not from 0 to 1, a reward not finite, a length not above 0, β or τ not a finit
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import connected_components
-from scipy.special import log_softmax, logsumexp, wrightomega
+from scipy.special import expit, log_expit, log_softmax, logsumexp, wrightomega
 
-from ._checks import Array, _reject, distribution, finite, nonnegative, positive, same_responses
+from ._checks import Array, _reject, distribution, finite, nonnegative, positive, probability, same_responses
+from ._solvers import root
+from .graph import require_connected
 from .optimum import boltzmann
 
 __all__ = [
-    "alphapo", "cdpo_margin", "exo_margin", "f_dpo", "ipo", "ipo_pairs", "length_normalized", "r_dpo", "rdpo_margin",
-    "sft", "simpo", "simpo_margin", "sppo",
+    "alphapo", "cdpo_margin", "exo_margin", "f_dpo", "gpo_margin", "ipo", "ipo_pairs", "kto", "length_normalized",
+    "orpo_margin", "r_dpo", "rdpo_margin", "sft", "simpo", "simpo_margin", "sppo",
 ]
 
+LINKS = ("logistic", "savage", "exponential", "squared", "truncated_squared", "hinge")
 DIVERGENCES = ("forward_kl", "js", "alpha", "chi2", "mixed_chi2")
 
 
@@ -55,7 +56,7 @@ def cdpo_margin(p: ArrayLike, eps: float) -> Array:
     >>> cdpo_margin([1.0, 0.5], eps=0.25).round(8)
     array([1.09861229, 0.        ])
     """
-    p, eps = _probability("p", p), _flips(eps)
+    p, eps = probability("p", p), _flips(eps)
     return _logit(p * (1 - eps) + (1 - p) * eps, (1 - p) * (1 - eps) + p * eps, (1 - 2 * eps) * (2 * p - 1))
 
 
@@ -72,7 +73,7 @@ def rdpo_margin(p: ArrayLike, eps: float) -> Array:
     >>> rdpo_margin([0.625, 0.75, 0.9], eps=0.25).round(8)
     array([1.09861229,        inf,        inf])
     """
-    p, eps = _probability("p", p), _flips(eps)
+    p, eps = probability("p", p), _flips(eps)
     scale = 1 - 2 * eps
     return _logit(np.maximum(p - eps, 0) / scale, np.maximum(1 - p - eps, 0) / scale, (2 * p - 1) / scale)
 
@@ -85,7 +86,7 @@ def exo_margin(p: ArrayLike, eps: float) -> Array:
     >>> exo_margin([1.0, 0.75], eps=0.25).round(8)
     array([1.09861229, 0.54930614])
     """
-    p, eps = _probability("p", p), _flips(eps)
+    p, eps = probability("p", p), _flips(eps)
     if not eps:
         raise ValueError(f"eps is {eps}; expected above 0 and below 0.5")
     odds: Array = (2 * p - 1) * (np.log1p(-eps) - np.log(eps))
@@ -104,13 +105,60 @@ def simpo_margin(p: ArrayLike, gamma: float) -> Array:
     >>> simpo_margin([0.8, 0.5], gamma=1.4).round(8)
     array([2.52460479, 0.        ])
     """
-    p, offset = _probability("p", p), finite("gamma", gamma)
+    p, offset = probability("p", p), finite("gamma", gamma)
     half = _logit(p, 1 - p, 2 * p - 1) / 2
     with np.errstate(divide="ignore", over="ignore"):
         size = offset + np.log(np.sinh(abs(half)))
         more = np.where(size < 350, np.arcsinh(np.exp(np.minimum(size, 350))), size + np.log(2))
     total: Array = half + np.sign(half) * more
     return total
+
+
+def gpo_margin(p: ArrayLike, link: str) -> Array:
+    """argmin_m p f(m) + (1-p) f(-m), shape of p: βh at the minimum of the loss f(βh), of two responses
+
+    "logistic": f = log(1 + e^-m) and "savage": 1/(1 + e^m)², m = logit(p).   "exponential": e^-m, m = ½ logit(p).
+    "squared": (1 - m)² and "truncated_squared": max(0, 1-m)², m = 2p-1.   "hinge": max(0, 1-m), m = sign(2p-1), and
+    anything from -1 to 1 at p = ½. With K > 2 and Bradley-Terry labels the logits hold pair by pair, the others do not.
+
+    Tang et al. 2024, arXiv:2402.05749. IPO is "squared" with β = 2τ.
+
+    >>> [gpo_margin(0.75, link).round(6).item() for link in ("logistic", "exponential", "squared", "hinge")]
+    [1.098612, 0.549306, 0.5, 1.0]
+    """
+    p = probability("p", p)
+    if link not in LINKS:
+        raise ValueError(f"link is {link!r}; expected {' or '.join(map(repr, LINKS))}")
+    if link == "hinge":
+        return np.sign(2 * p - 1)
+    if link in ("squared", "truncated_squared"):
+        return 2 * p - 1
+    return _logit(p, 1 - p, 2 * p - 1) / (2 if link == "exponential" else 1)
+
+
+def orpo_margin(p: ArrayLike, lam: float) -> Array:
+    """m with σ(m) - p + 2λ (σ(2m) - p) = 0, shape of p: log(π(1)/π(2)) at the minimum, of two responses of one token
+
+    λ = 0, SFT, gives logit(p); the odds ratio alone, λ -> inf, ½ logit(p), as 2m is its logarithm. In between they
+    disagree: π(1) is below p where p > ½. No reference anywhere.
+
+    Hong et al. 2024, arXiv:2403.07691, eq. 6 and 7. λ is a finite number, at least 0.
+
+    >>> orpo_margin([0.8, 0.5, 0.2], lam=0.1).round(6)
+    array([ 1.239459,  0.      , -1.239459])
+    """
+    p = probability("p", p)
+    if not (np.ndim(lam) == 0 and 0 <= lam < np.inf):
+        raise ValueError(f"lam is {lam}; expected a finite number, at least 0")
+    rarer, likelier, lead = np.minimum(p, 1 - p), np.maximum(p, 1 - p), abs(2 * p - 1)
+
+    def slope(m: Array) -> Array:  # of the margin m <= 0 of the rarer; over 1 + 2λ, the second line twice that
+        a, b = 1 / (1 + 2 * lam), 2 * lam / (1 + 2 * lam)
+        return np.where(lead > 0.5, a * expit(m) + b * expit(2 * m) - rarer,
+                        a * np.tanh(m / 2) + b * np.tanh(m) + lead)
+
+    logit = _logit(rarer, likelier, -lead)
+    return -np.sign(2 * p - 1) * root(slope, logit, logit / 2)
 
 
 # ---- K responses
@@ -128,7 +176,7 @@ def ipo(ref: ArrayLike, preference: ArrayLike, tau: float) -> Array:
     >>> ipo([0.5, 0.5], [0.75, 0.25], tau=0.5).round(8)
     array([0.73105858, 0.26894142])
     """
-    return boltzmann(ref, _probability("preference", preference), positive("tau", tau))
+    return boltzmann(ref, probability("preference", preference), positive("tau", tau))
 
 
 def ipo_pairs(ref: ArrayLike, wins: ArrayLike, tau: float) -> Array:
@@ -148,11 +196,7 @@ def ipo_pairs(ref: ArrayLike, wins: ArrayLike, tau: float) -> Array:
     K = ref.shape[-1]
     if wins.shape[-2:] != (K, K):
         raise ValueError(f"wins has shape {wins.shape}; expected (..., {K}, {K}) as ref has {K} responses")
-    for prompt in wins.reshape(-1, K, K):
-        parts, part = connected_components(prompt > 0, connection="weak")
-        if parts > 1:
-            groups = " and ".join(str(np.flatnonzero(part == which).tolist()) for which in range(parts))
-            raise ValueError(f"wins never compares responses {groups}; expected comparisons that connect all of them")
+    require_connected("wins", wins)
     W = wins + wins.mT
     laplacian = W.sum(axis=-1, keepdims=True) * np.eye(K) - W
     target = (wins.sum(axis=-1) - wins.sum(axis=-2)) / 2
@@ -199,7 +243,7 @@ def length_normalized(ref: ArrayLike, reward: ArrayLike, length: ArrayLike, beta
     top, ref_top, n_top = (np.take_along_axis(x, first, axis=-1) for x in (below, log_ref, length))
     full = np.where(log_ref > -np.inf, log_ref + length * ((below - top) - ref_top / n_top), -np.inf)
     lowest = -np.log(length.shape[-1]) / length.min(axis=-1)
-    c = _root(lambda c: logsumexp(full + length * c[..., None], axis=-1), lowest, np.zeros_like(lowest))
+    c = root(lambda c: logsumexp(full + length * c[..., None], axis=-1), lowest, np.zeros_like(lowest))
     return _normalized(full + length * c[..., None])
 
 
@@ -242,7 +286,7 @@ def alphapo(reward: ArrayLike, length: ArrayLike, beta: float, alpha: float) -> 
         return x
 
     lowest = np.broadcast_to(lowest, np.broadcast_shapes(below.shape, length.shape)[:-1])
-    return _normalized(log_pi(_root(lambda y: logsumexp(log_pi(y), axis=-1), lowest, np.zeros_like(lowest))))
+    return _normalized(log_pi(root(lambda y: logsumexp(log_pi(y), axis=-1), lowest, np.zeros_like(lowest))))
 
 
 def f_dpo(ref: ArrayLike, reward: ArrayLike, beta: float, divergence: str, alpha: float = 0.5) -> Array:
@@ -291,7 +335,7 @@ def f_dpo(ref: ArrayLike, reward: ArrayLike, beta: float, divergence: str, alpha
         return log_ref + x
 
     highest = np.broadcast_to(-np.log(np.minimum(mass, 1)), below.shape[:-1])
-    return _normalized(log_pi(_root(lambda y: logsumexp(log_pi(y), axis=-1), np.zeros_like(highest), highest)))
+    return _normalized(log_pi(root(lambda y: logsumexp(log_pi(y), axis=-1), np.zeros_like(highest), highest)))
 
 
 def sppo(ref: ArrayLike, mu: ArrayLike, win_rate: ArrayLike, beta: float) -> Array:
@@ -310,7 +354,7 @@ def sppo(ref: ArrayLike, mu: ArrayLike, win_rate: ArrayLike, beta: float) -> Arr
     >>> sppo([0.5, 0.5], [0.5, 0.5], [0.75, 0.25], beta=10.0).round(6)
     array([0.512493, 0.487507])
     """
-    ref, mu, win_rate = distribution("ref", ref), distribution("mu", mu), _probability("win_rate", win_rate)
+    ref, mu, win_rate = distribution("ref", ref), distribution("mu", mu), probability("win_rate", win_rate)
     same_responses(ref=ref, mu=mu, win_rate=win_rate)
     t = (win_rate - 0.5) / positive("beta", beta)
     ref, mu, t = np.broadcast_arrays(ref, mu, t)
@@ -329,7 +373,7 @@ def sppo(ref: ArrayLike, mu: ArrayLike, win_rate: ArrayLike, beta: float) -> Arr
 
     # from here on each has at most a share 1/K
     highest = K * (mu * np.maximum(log_ref + t + np.log(K), 0)).max(axis=-1)
-    return _normalized(log_pi(_root(lambda lam: -logsumexp(log_pi(lam), axis=-1), np.zeros_like(highest), highest)))
+    return _normalized(log_pi(root(lambda lam: -logsumexp(log_pi(lam), axis=-1), np.zeros_like(highest), highest)))
 
 
 def sft(mu: ArrayLike, win_rate: ArrayLike, length: ArrayLike | None = None) -> Array:
@@ -340,7 +384,7 @@ def sft(mu: ArrayLike, win_rate: ArrayLike, length: ArrayLike | None = None) -> 
     >>> sft([0.5, 0.5], [0.75, 0.25])
     array([0.75, 0.25])
     """
-    mu, win_rate = distribution("mu", mu), _probability("win_rate", win_rate)
+    mu, win_rate = distribution("mu", mu), probability("win_rate", win_rate)
     tokens = np.ones(mu.shape[-1]) if length is None else _lengths(length)
     same_responses(mu=mu, win_rate=win_rate, length=tokens)
     chosen = mu * win_rate / tokens
@@ -348,18 +392,68 @@ def sft(mu: ArrayLike, win_rate: ArrayLike, length: ArrayLike | None = None) -> 
     return share
 
 
+def kto(
+    ref: ArrayLike, mu: ArrayLike, desired: ArrayLike, beta: float, lam_d: float = 1.0, lam_u: float = 1.0,
+    z0: float = 0.0,
+) -> Array:
+    """c(y) σ(v) σ(-v) = ν π(y),   c = μ (λ_D q - λ_U (1-q)),   v = β (log π/π_ref - z₀),   ν the root of Σ π = 1, where
+    c > 0; π = 0 elsewhere; shape (..., K)
+
+    The loss is -Σ c σ(v) and a constant, monotone in each π(y): responses that are desired less often than λ_U/(λ_D +
+    λ_U) go to 0 at every β, without end, as long as one is desired more often. If none is, the mass has to stay: all of
+    it on the response whose |c| σ(v) at π = 1 is least. DPO leaves every response something.
+
+    ref, mu and desired (..., K): μ is how often responses are shown, q = P(desirable | y). Pairs taken apart make them
+    the share of all places, and of comparisons won, as in `sppo`; with λ_D = λ_U and z₀ = 0 it is the limit of
+    `apo_zero` too. 0 < β <= 1: beyond, the loss is not concave in π(y), and may have several minima. z₀ is held, in
+    nats.
+
+    Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8.
+
+    Raises `ValueError` where c is above 0 nowhere and several responses would do for all the mass.
+
+    >>> kto([1/3, 1/3, 1/3], [1/3, 1/3, 1/3], [0.4, 0.3, 0.2], beta=0.1)
+    array([1., 0., 0.])
+    >>> kto([0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.8, 0.7, 0.4], beta=0.5).round(6)
+    array([0.597585, 0.402415, 0.      ])
+    """
+    ref, mu, q = distribution("ref", ref), distribution("mu", mu), probability("desired", desired)
+    same_responses(ref=ref, mu=mu, desired=q)
+    beta, z0 = positive("beta", beta), float(finite("z0", z0))
+    if beta > 1:
+        raise ValueError(f"beta is {beta}; expected at most 1, as the loss may have several minima above")
+    lam_d, lam_u = positive("lam_d", lam_d), positive("lam_u", lam_u)
+    ref, c = np.broadcast_arrays(ref, mu * (lam_d * q - lam_u * (1 - q)))
+    with np.errstate(divide="ignore"):
+        log_ref = np.log(ref)
+    kept = (c > 0) & (ref > 0)
+    none = ~np.asarray(kept.any(axis=-1, keepdims=True))
+    cost = np.where(ref > 0, -c * expit(beta * (-log_ref - z0)), np.inf)  # of all the mass on one response
+    best = cost == cost.min(axis=-1, keepdims=True)
+    ties = best.sum(axis=-1)
+    _reject("the number of responses that might keep all mass", ties, none[..., 0] & (ties > 1), "expected one")
+    log_ref, log_c = np.where(kept, log_ref, 0), np.log(np.where(kept, c, 1))
+
+    def log_price(log_pi: Array) -> tuple[Array, Array]:  # log ν of each response by itself, and its slope, times -1
+        v = beta * (log_pi - log_ref - z0)
+        return log_c + log_expit(v) + log_expit(-v) - log_pi, 1 - beta + 2 * beta * expit(v)
+
+    def log_pi(level: Array) -> Array:  # at log ν = -level
+        x = np.zeros(c.shape)
+        for _ in range(1000):  # log ν falls and is concave, for β <= 1: from the right, Newton's steps never overshoot
+            price, fall = log_price(x)
+            lower = np.maximum(x + (price + level[..., None]) / np.maximum(fall, 1e-300), -800)
+            if (lower >= x).all():
+                break
+            x = np.minimum(lower, x)
+        return np.where(kept, x, np.where(none & best, 0, -np.inf))
+
+    lowest, highest = (-np.where(kept | none, log_price(np.full(c.shape, x))[0], -np.inf).max(axis=-1)
+                       for x in (-np.log(c.shape[-1]), 0.0))
+    return _normalized(log_pi(root(lambda level: logsumexp(log_pi(level), axis=-1), lowest, highest)))
+
+
 # ---- roots
-
-def _root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where f, increasing in each entry by itself, is 0: a hundred halvings leave rounding alone."""
-    for _ in range(100):
-        middle = (low + high) / 2
-        if ((middle <= low) | (middle >= high)).all():
-            break
-        below = f(middle) < 0
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return high
-
 
 def _power(y: Array, d: Array, alpha: float) -> Array:
     """x with (1 - e^-αx)/α = (1 - e^-αy)/α - d, d >= 0; -inf where there is none; y - d at α = 0"""
@@ -387,12 +481,6 @@ def _logit(q: Array, not_q: Array, difference: Array) -> Array:
 
 
 # ---- domains
-
-def _probability(name: str, p: ArrayLike) -> Array:
-    p = np.asarray(p, float)
-    _reject(name, p, ~((p >= 0) & (p <= 1)), "expected probabilities, from 0 to 1")
-    return p
-
 
 def _lengths(length: ArrayLike) -> Array:
     length = finite("length", length)

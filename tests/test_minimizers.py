@@ -5,6 +5,7 @@ is `dn.LOSSES[name]` on log-softmax log-probs; nothing of `analytic` takes part 
 """
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
 import dpo_numpy as dn
-from analytic import minimizers, optimum, population
+from analytic import minimizers, optimum, population, temperature
 
 EPS = np.finfo(float).eps
 
@@ -414,6 +415,7 @@ def test_leading_axes_and_responses_without_mass(rng):
                  lambda p, r, q: minimizers.ipo(p, q, 0.5),
                  lambda p, r, q: minimizers.sft(p, q, length),
                  lambda p, r, q: minimizers.sppo(p, p, q, 0.2),
+                 lambda p, r, q: minimizers.kto(p, p, q, 0.4),
                  lambda p, r, q: minimizers.ipo_pairs(p, np.exp(r[..., :, None] - r[..., None, :]), 0.5)]
     functions += [lambda p, r, q, d=d: minimizers.f_dpo(p, r, 0.5, d) for d in minimizers.DIVERGENCES]
     for f in functions:
@@ -424,6 +426,7 @@ def test_leading_axes_and_responses_without_mass(rng):
     short, longer = ([0.5, 0.5], [1.0, 0.0], [0.75, 0.25]), ([0.5, 0.0, 0.5], [1.0, 9.0, 0.0], [0.75, 0.5, 0.25])
     for f in (lambda p, r, q: minimizers.length_normalized(p, r, np.arange(1, len(p) + 1) // 2 + 1, 0.5),
               lambda p, r, q: minimizers.sppo(p, p, q, 0.2),
+              lambda p, r, q: minimizers.kto(p, p, q, 0.4),
               *(lambda p, r, q, d=d: minimizers.f_dpo(p, r, 0.5, d) for d in minimizers.DIVERGENCES)):
         without, with_ = f(*short), f(*longer)
         assert with_[1] == 0
@@ -586,6 +589,165 @@ def test_sppo_from_other_responses_than_the_reference_gives_may_have_two_minima(
     assert minimizers.sppo(mu, mu, P @ mu, 0.1).shape == (3,)
 
 
+def kto_loss(pi, ref, mu, q, **hyper):
+    """`dn.LOSSES["kto"]`, each response desired μ q and undesired μ (1-q) of the time; pi (..., K), mass 0 allowed."""
+    z0, k = hyper.pop("z0", 0.0), len(ref)
+    log_pi = np.log(np.maximum(pi, 1e-300)).reshape(-1, k)
+    rows = log_pi[..., None].repeat(2, axis=-1)  # desired, undesired
+    loss = dn.LOSSES["kto"](**hyper)
+    value = loss(rows.reshape(-1, 1), np.broadcast_to(np.log(ref)[:, None], rows.shape).reshape(-1, 1),
+                 label=np.tile([True, False], rows.size // 2), z0=z0)[0]
+    weighed = value.reshape(rows.shape) * mu[:, None] * np.stack([q, 1 - q], axis=-1)
+    return weighed.sum(axis=(-2, -1))
+
+
+KTO = ((0.1, {}, 0.0), (0.7, {"lam_d": 1.5, "lam_u": 1.0}, 0.3), (1.0, {"lam_d": 1.0, "lam_u": 2.0}, 1.0))
+
+
+@pytest.mark.parametrize(("beta", "weights", "z0"), KTO)
+def test_kto_is_below_every_other_policy_and_has_no_slope_among_those_it_keeps(beta, weights, z0, rng):
+    """2000 policies, some close to it, some at corners and edges; slopes by differences of the loss, 1e-5 of mass."""
+    kept = set()
+    for _ in range(4):
+        ref, mu, q = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(4)), rng.random(4)
+        hyper = {"beta": beta, "z0": z0, **weights}
+        pi = minimizers.kto(ref, mu, q, **hyper)
+        others = np.vstack([rng.dirichlet(np.full(4, a), size=500) for a in (1.0, 0.1)] + [np.eye(4)])
+        near = 10 ** rng.uniform(-6, 0, size=(1000, 1))
+        others = np.vstack([others, (1 - near) * pi + near * rng.dirichlet(np.ones(4), size=1000)])
+        least = kto_loss(pi, ref, mu, q, **hyper)
+        assert (kto_loss(others, ref, mu, q, **hyper) >= least - 4 * EPS).all()
+        passed = q > weights.get("lam_u", 1) / (weights.get("lam_d", 1) + weights.get("lam_u", 1))
+        assert (pi[~passed] == 0).all() if passed.any() else sorted(pi) == [0, 0, 0, 1]
+        kept.add(passed.sum())
+        held = np.flatnonzero(pi > 1e-3)
+        for i, j in itertools.pairwise(held):
+            move = 1e-5 * (np.eye(4)[i] - np.eye(4)[j])
+            up, down = kto_loss(pi + move, ref, mu, q, **hyper), kto_loss(pi - move, ref, mu, q, **hyper)
+            assert abs(up - down) / 2e-5 < 1e-6
+    assert max(kept) > 1
+
+
+def test_kto_keeps_what_is_desired_more_often_than_not_and_all_else_goes():
+    """Threshold λ_U/(λ_D + λ_U): just above it a response has mass, just below it none. DPO leaves it some."""
+    third = np.full(3, 1 / 3)
+    for lam_d, lam_u, threshold in ((1.0, 1.0, 0.5), (1.0, 3.0, 0.75), (1.5, 1.0, 0.4)):
+        for beta in (0.1, 0.5):
+            above, below = (minimizers.kto(third, third, [0.9, threshold + x, 0.1], beta, lam_d, lam_u)[1]
+                            for x in (0.05, -0.05))
+            assert above > 1e-3 and below == 0
+    assert minimizers.kto(third, third, [0.4, 0.3, 0.2], 0.1).tolist() == [1, 0, 0]
+    assert minimizers.kto(third, third, [0.4, 0.5, 0.2], 0.1).tolist() == [0, 1, 0]
+    rate = bradley_terry(np.array([1.0, 0.0, -0.3])) @ third
+    assert (minimizers.kto(third, third, rate, 0.5) == 0).tolist() == (rate < 0.5).tolist() == [False, True, True]
+    assert optimum.boltzmann(third, [1.0, 0.0, -0.3], 0.5).min() > 0.05
+
+
+def test_if_nothing_passes_the_cheapest_response_keeps_all_and_beyond_beta_1_they_may_share():
+    """One that the reference has much of is cheap: u = -log π_ref is small. At β = 3 a mixture may beat each alone."""
+    ref, mu, q = np.array([0.9, 0.05, 0.05]), np.full(3, 1 / 3), np.array([0.45, 0.46, 0.1])
+    assert minimizers.kto(ref, mu, q, 0.5).tolist() == [1, 0, 0]
+    even, rate = np.full(3, 1 / 3), np.array([0.4, 0.4, 0.4])
+    for beta, z0, shared_is_better in ((1.0, 0.0, False), (1.0, 1.0, False), (3.0, 1.0, True)):
+        one, shared = (kto_loss(np.array(pi), even, even, rate, beta=beta, z0=z0) for pi in ([1.0, 0, 0], even))
+        assert (shared < one) == shared_is_better
+
+
+def test_apo_zero_of_pairs_ends_where_kto_does(rng):
+    """The registry's loss at the formula, and on 1000 others; z₀ = 0 and λ_D = λ_U."""
+    w = World(rng, 4)
+    places = w.wins.sum(axis=1) + w.wins.sum(axis=0)
+    pi = minimizers.kto(w.ref, places / places.sum(), w.wins.sum(axis=1) / places, 0.4)
+    assert (pi == 0).any() and (pi > 0).sum() > 1
+    f = Population(dn.LOSSES["apo_zero"](beta=0.4), w.wins, w.ref)
+    least = f(np.log(np.maximum(pi, 1e-300)))[0]
+    size = 10 ** rng.uniform(-4, 0, size=(200, 1))
+    for other in (1 - size) * pi + size * rng.dirichlet(np.ones(4), size=200):
+        assert f(np.log(other))[0] >= least
+
+
+@pytest.mark.parametrize("p", [0.02, 0.4, 0.5, 0.8, 0.99])
+def test_orpo_of_two_tokens_is_between_sft_and_the_odds_ratio(p):
+    ref, wins = np.array([0.3, 0.7]), [[0, p], [1 - p, 0]]
+    logit = np.log(p / (1 - p))
+    for lam in (0.1, 1.0, 20.0):
+        m = float(minimizers.orpo_margin(p, lam))
+        pi = np.array([sigma(m), sigma(-m)])
+        Population(dn.LOSSES["orpo"](lam=lam), wins, ref, np.ones(2)).vanishes_at(pi, sharp=8)
+        assert min(logit, logit / 2) <= m <= max(logit, logit / 2) and (m != logit or p == 0.5)
+        with mp.workdps(40):
+            def slope(x, lam=lam):
+                return 1 / (1 + mp.exp(-x)) - mp.mpf(p) + 2 * mp.mpf(lam) * (1 / (1 + mp.exp(-2 * x)) - mp.mpf(p))
+
+            assert_allclose(m, float(mp.findroot(slope, m)), rtol=32 * EPS, atol=EPS)
+    assert_allclose(minimizers.orpo_margin(p, 0.0), logit, rtol=16 * EPS, atol=EPS)
+    assert_allclose(minimizers.orpo_margin(p, 1e15), logit / 2, rtol=16 * EPS, atol=EPS)
+
+
+def test_orpo_at_the_ends_and_next_to_even_odds():
+    """Small odds: (1 + 4λ) e^m = (1 + 2λ) p; near even ones: (1 + 4λ) m/4 = (1 + 2λ) (p - ½)."""
+    assert minimizers.orpo_margin([1.0, 0.0], 0.3).tolist() == [np.inf, -np.inf]
+    tiny = minimizers.orpo_margin(1e-200, 0.3)
+    # at e^m << 1 the odds ratio's σ(2m) is below it by e^m
+    assert_allclose(tiny, np.log(1e-200 * 1.6), rtol=4 * EPS)
+    assert_allclose(minimizers.orpo_margin(0.5 + 3.3e-13, 0.3), 4 * 1.6 * (0.5 + 3.3e-13 - 0.5) / 2.2, rtol=8 * EPS)
+
+
+LINKS = {
+    "logistic": lambda m: np.log1p(np.exp(-m)),
+    "savage": lambda m: 1 / (1 + np.exp(m)) ** 2,
+    "exponential": lambda m: np.exp(-m),
+    "squared": lambda m: (1 - m) ** 2,
+    "truncated_squared": lambda m: np.maximum(0, 1 - m) ** 2,
+    "hinge": lambda m: np.maximum(0, 1 - m),
+}
+
+
+@pytest.mark.parametrize("p", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("link", LINKS)
+def test_margins_of_the_links(link, p):
+    """The least of 4000 margins, 0.002 apart, and nothing below the formula."""
+    f, grid = LINKS[link], np.linspace(-4, 4, 4001)
+    m = float(minimizers.gpo_margin(p, link))
+    risk = p * f(grid) + (1 - p) * f(-grid)
+    assert abs(grid[risk.argmin()] - m) < 2e-3
+    assert p * f(m) + (1 - p) * f(-m) <= risk.min() + EPS
+
+
+def test_links_that_have_losses_and_what_even_odds_leave():
+    ref, p = np.array([0.3, 0.7]), 0.8
+    for name, hyper, link, beta in (("dpo", {"beta": 0.4}, "logistic", 0.4), ("ipo", {"tau": 0.35}, "squared", 0.7)):
+        pi = optimum.boltzmann(ref, [float(minimizers.gpo_margin(p, link)), 0], beta)
+        Population(dn.LOSSES[name](**hyper), [[0, p], [1 - p, 0]], ref).vanishes_at(pi, sharp=16)
+    for link in LINKS:
+        assert minimizers.gpo_margin(0.5, link) == 0
+    assert minimizers.gpo_margin([1.0, 0.0], "exponential").tolist() == [np.inf, -np.inf]
+
+
+def test_with_three_responses_logits_add_up_and_other_margins_do_not():
+    """r = (1, 0, -1): what its pairs ask for is met by the exponential loss, at half the reward."""
+    reward = np.array([1.0, 0.0, -1.0])
+    P = bradley_terry(reward)
+    for link, adds_up in (("logistic", True), ("exponential", True), ("squared", False), ("hinge", False)):
+        m = minimizers.gpo_margin(P, link)
+        assert (abs(m[0, 1] + m[1, 2] - m[0, 2]) < 1e-14) == adds_up
+    u = np.log(optimum.boltzmann(np.full(3, 1 / 3), reward, 2.0))
+    slopes = (P * np.exp(-(u[:, None] - u))).sum(axis=1) - (P * np.exp(-(u[:, None] - u))).sum(axis=0)
+    assert_allclose(slopes, 0, atol=1e-14)
+
+
+def test_sft_on_the_chosen_is_inside_the_frontier_and_of_two_responses_on_it(rng):
+    """Pairs from the reference. Two responses: every policy that prefers the better one is optimal for some β."""
+    gaps = {}
+    for k in (2, 3, 6):
+        ref, reward = rng.dirichlet(np.ones(k), size=50), rng.normal(size=(50, k))
+        pi = minimizers.sft(ref, np.stack([bradley_terry(r) @ q for r, q in zip(reward, ref, strict=True)]))
+        best = temperature.frontier(ref, reward, optimum.kl(pi, ref))
+        gaps[k] = (best.reward - (pi * reward).sum(axis=1)) / np.ptp(reward, axis=1)
+    assert abs(gaps[2]).max() < 1e-14
+    assert min(gaps[3].min(), gaps[6].min()) > 1e-9 and np.median(gaps[6]) > 1e-4
+
+
 # Errors
 
 HALF = [0.5, 0.5]
@@ -623,6 +785,21 @@ HALF = [0.5, 0.5]
         (lambda: minimizers.sppo(HALF, [1, 0], HALF, 1), "mu is 0.0 at [1]; expected above 0 wherever ref is"),
         (lambda: minimizers.sppo(HALF, HALF, [1, 2], 1), "win_rate is 2.0 at [1]; expected probabilities, from 0 to 1"),
         (lambda: minimizers.sft(HALF, HALF, [1, -1]), "length is -1.0 at [1]; expected numbers of tokens, above 0"),
+        (lambda: minimizers.gpo_margin(0.5, "cubic"),
+         "link is 'cubic'; expected 'logistic' or 'savage' or 'exponential' or 'squared' or 'truncated_squared'"
+         " or 'hinge'"),
+        (lambda: minimizers.gpo_margin(1.5, "hinge"), "p is 1.5; expected probabilities, from 0 to 1"),
+        (lambda: minimizers.orpo_margin(0.5, -1), "lam is -1; expected a finite number, at least 0"),
+        (lambda: minimizers.kto(HALF, HALF, [0, 2], 0.1), "desired is 2.0 at [1]; expected probabilities, from 0 to 1"),
+        (lambda: minimizers.kto(HALF, HALF, HALF, 0), "beta is 0; expected one finite number above 0"),
+        (lambda: minimizers.kto(HALF, HALF, HALF, 1.5),
+         "beta is 1.5; expected at most 1, as the loss may have several minima above"),
+        (lambda: minimizers.kto(HALF, HALF, HALF, 0.1, lam_d=0), "lam_d is 0; expected one finite number above 0"),
+        (lambda: minimizers.kto(HALF, HALF, HALF, 0.1, z0=np.inf), "z0 is inf; expected finite numbers"),
+        (lambda: minimizers.kto(HALF, HALF, [0.5, 0.5], 0.1),
+         "the number of responses that might keep all mass is 2; expected one"),
+        (lambda: minimizers.kto([HALF, HALF], HALF, [[0.9, 0.1], [0.2, 0.2]], 0.1),
+         "the number of responses that might keep all mass is 2 at [1]; expected one"),
     ],
 )
 def test_sentences(call, sentence):
