@@ -116,6 +116,43 @@ def test_dense_and_seen_agree_on_seen_contexts(order):
         np.testing.assert_allclose(a, b, rtol=16 * EPS)
 
 
+# ---- where outcomes lead
+
+AFTER_A_BOUNDARY = pad([([0], [1, 2, 0]), ([0], [2, 2, 1, 0]), ([3, 0], [1, 2, 3, 0]), ([0], [3, 3, 3, 1, 0])])
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("make", [NGram, lambda vocab, order: NGram.seen(vocab, order, AFTER_A_BOUNDARY)])
+def test_following_leads_along_every_string_to_the_row_of_its_context(make, order):
+    """All strings of 5 tokens over 3 letters, 2 and more of whose contexts back off; rows as `logits` reads them."""
+    policy = make(4, order)
+    rows, following = np.arange(policy.rows)[:, None], policy.following()
+    assert following.shape == (policy.rows, 4)
+    strings = np.array([[0, *y] for y in itertools.product((1, 2, 3), repeat=5)])
+    visited = policy.logits({"W": np.repeat(rows, 4, axis=1)}, strings)[0][:, :, 0]
+    assert (visited[:, 0] == policy.start).all()
+    np.testing.assert_array_equal(following[visited[:, :-1], strings[:, 1:]], visited[:, 1:])
+    assert (following[:, 0] == policy.start).all()
+
+
+def test_a_row_that_does_not_know_what_follows_is_refused():
+    """After the prompt 1 2 both (2) and (2, 1) are kept, but (1) is not: the empty context, then 2, may be either."""
+    policy = NGram.seen(4, 3, pad([([1, 2], [3, 0])]))
+    with message("contexts hold id 6 of 2 tokens but not its beginning, id 1 of 1"):
+        policy.following()
+    assert NGram.seen(4, 3, pad([([1, 2, 0], [3, 0])])).following().shape == (5, 4)
+
+
+def test_high_orders_lead_on_without_overflow():
+    """Contexts of 7 of 257 outcomes are numbered up to 257⁷; one token more and 64 bits are not enough."""
+    policy = NGram.seen(257, 8, pad([([0], [256] * 9 + [0])]))
+    row = policy.start
+    for _ in range(7):
+        row = policy.following()[row, 256]
+    assert row == policy.rows - 1
+    assert policy.following()[row, 256] == row
+
+
 # ---- fit
 
 def naive_fit(responses, weight, V, order, s):

@@ -71,6 +71,36 @@ class NGram:
     def rows(self) -> int:
         return int(self._start[-1]) if self.contexts else self.vocab ** (self.order - 1)
 
+    @property
+    def start(self) -> int:
+        """The row that a response begins in, after a boundary."""
+        return int(self._longest(np.zeros(1, int), self.order)[0])
+
+    def following(self) -> Array:
+        """(rows, V): the row that each outcome leads to, `start` for the boundary; what sums over all strings ask for
+
+        Raises `ValueError` where a context is kept and, its latest token dropped, is not: then the next row depends on
+        more than this one. Responses that begin after a boundary leave no such context.
+
+        >>> NGram(vocab=3).following().tolist()
+        [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+        """
+        V, n = self.vocab, self.order
+        levels = {n - 1: np.arange(self.rows)} if self.contexts is None else dict(enumerate(self.contexts))
+        found = []
+        for m, keys in levels.items():
+            alone = keys[~np.isin(keys // V, levels.get(m - 1, keys // V))]
+            if len(alone):
+                raise ValueError(
+                    f"contexts hold id {alone[0]} of {m} tokens but not its beginning, id {alone[0] // V} of {m - 1}: "
+                    "what follows some row is not one row; expected contexts of responses that begin after a boundary"
+                )
+            ids = (np.arange(V) + V * (keys[:, None] % V ** max(n - 2, 0))) % V ** (n - 1)
+            found.append(self._longest(ids, m + 2))  # a longer suffix would hold tokens that the row does not know
+        rows = np.concatenate(found)
+        rows[:, 0] = self.start
+        return rows
+
     def init(self, rng: np.random.Generator) -> Params:
         return {"W": rng.normal(size=(self.rows, self.vocab))}
 
@@ -152,11 +182,14 @@ class NGram:
         return sparse.coo_array((np.ones(len(cell)), (response, cell)), shape).tocsr()
 
     def _rows(self, tokens: Array) -> Array:
-        ids = _contexts(tokens, self.vocab, self.order)
+        return self._longest(_contexts(tokens, self.vocab, self.order), self.order)
+
+    def _longest(self, ids: Array, levels: int) -> Array:
+        """The row of the longest suffix that is kept, of those shorter than `levels`."""
         if self.contexts is None:
             return ids
         rows = np.zeros(ids.shape, np.int64)
-        for m, keys in enumerate(self.contexts):  # the longest suffix that is kept has the last word
+        for m, keys in enumerate(self.contexts[:levels]):  # the longest has the last word
             suffix = ids % self.vocab ** m
             row = np.minimum(np.searchsorted(keys, suffix), len(keys) - 1)
             rows = np.where(keys[row] == suffix, self._start[m] + row, rows)

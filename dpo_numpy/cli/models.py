@@ -77,7 +77,7 @@ def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options)
         drawn = sample(policy, params, [[0]] * n, rng, options.max_new_tokens)
         return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(drawn.tokens, drawn.mask, strict=True)]
 
-    following = _following(policy)
+    following = policy.following()
 
     def whole(params: Params) -> Whole:
         found = _solved(policy, following, params, reference)
@@ -118,49 +118,24 @@ def _tokens(pairs: Preferences) -> Array:
     return np.asarray(pairs.fact("length"), float)
 
 
-def _following(policy: Any) -> Array:
-    """(rows, V): the row of the context that outcome v leads to from each row's context.
-
-    Contexts are kept with all their suffixes and beginnings: the longest suffix kept determines the next one.
-    """
-    V, levels = policy.vocab, policy.contexts
-    start = np.cumsum([0] + [len(keys) for keys in levels])
-    found = []
-    for m, keys in enumerate(levels):
-        after = (np.arange(V) + V * keys[:, None]) % V ** (policy.order - 1)
-        rows = np.zeros(after.shape, np.int64)
-        for longer, kept in enumerate(levels[:m + 2]):
-            suffix = after % V**longer
-            row = np.minimum(np.searchsorted(kept, suffix), len(kept) - 1)
-            rows = np.where(kept[row] == suffix, start[longer] + row, rows)
-        found.append(rows)
-    return np.concatenate(found).astype(np.int32)
-
-
 def _divergence(params: Params, reference: Params) -> tuple[Array, Array]:
     """(p, KL(p || q)) of the next token, a row for each context."""
-    log_p, log_q = (log_softmax(np.asarray(table["W"], float)) for table in (params, reference))
-    return np.exp(log_p), (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    from analytic import optimum
+
+    p, q = (np.exp(log_softmax(np.asarray(table["W"], float))) for table in (params, reference))
+    return p, optimum.kl(p, q)
 
 
 def _solved(policy: Any, following: Array, params: Params, reference: Params) -> Whole | None:
-    """N = (I - Tᵀ)⁻¹ e_start, the expected visits of each context;  KL = Σ N KL(p || q),  E|y| = Σ N, the end included
-
-    By GMRES: one eigenvalue of T is close to 1 (strings are long), the others are not, so a few dozen products do.
-    None where they do not: a policy that hardly ever ends a string.
+    """KL = Σ N KL(p || q),  E|y| = Σ N, the end included, of the visits N of each context; None where these are not
+    found: a policy that never ends, or hardly ever
     """
-    from scipy.sparse import csr_array
-    from scipy.sparse.linalg import LinearOperator, gmres
+    from analytic import ngram
 
     p, kl = _divergence(params, reference)
-    states, outcomes = p.shape[0], p.shape[1] - 1
-    # entries of one row may share a column: a product adds them up
-    T = csr_array((p[:, 1:].ravel(), following[:, 1:].ravel(), np.arange(states + 1) * outcomes), (states, states))
-    start = np.zeros(states)
-    start[sum(map(len, policy.contexts[:-1]))] = 1  # the longest context of boundaries, the first of its length
-    leave = LinearOperator((states, states), matvec=lambda x: x - T.T @ x, dtype=float)
-    visits, _ = gmres(leave, start, rtol=1e-12, restart=100, maxiter=10)
-    if not np.linalg.norm(leave @ visits - start) < 1e-9:
+    try:
+        visits = ngram.visits(p, following=following, start=policy.start)
+    except (ValueError, ArithmeticError):
         return None
     return Whole(float(visits @ kl), 0.0, float(visits.sum()), 0.0, None)
 
