@@ -10,10 +10,13 @@ def test_descent_on_the_exact_population_reaches_the_boltzmann_policy_at_the_pre
     run = demo.convergence()
     assert run.kl[-1] < 1e-20
     assert abs(run.policy - run.optimum).max() < 1e-10
-    late = (run.steps >= 300) & (run.steps <= 900)  # KL is second order in the error: half its logarithm's slope
-    rate = np.exp(np.polyfit(run.steps[late], np.log(run.kl[late]), 1)[0] / 2)
-    assert rate == pytest.approx(run.rate, rel=1e-4)
-    assert run.loss == pytest.approx(run.floor, abs=1e-12)
+    at = run.found.step
+    late = (at >= 300) & (at <= 900)  # KL is second order in the error: half its logarithm's slope
+    rate = np.exp(np.polyfit(at[late], np.log(run.kl[late]), 1)[0] / 2)
+    assert rate == pytest.approx(run.found.predicted, rel=1e-4)
+    assert run.found.measured == pytest.approx(run.found.predicted, rel=1e-4)
+    assert run.found.converged
+    assert run.found.loss == pytest.approx(run.floor, abs=1e-12)
 
 
 def test_the_same_descent_stopped_early_is_not_there_yet():

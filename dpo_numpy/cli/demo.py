@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from toy_models import NGram
+    from toy_models.experiments import Convergence
 
     from ..losses import Loss
     from ..policy import Params
@@ -225,59 +226,41 @@ def _step_sizes() -> tuple[Array, dict[str, Array]]:
 
 # ---- 3: convergence to the Boltzmann-optimal policy
 
-class Convergence(NamedTuple):
-    steps: Array  # (T,)
-    kl: Array  # (T,) KL(π_θ || π*) over all strings, nats
-    rate: float  # predicted factor of the error a step
+class Bigram(NamedTuple):
+    found: Convergence
+    kl: Array  # (S,) KL(π_θ || π*) over all strings, nats, at found.step
     ref: Array  # next-token tables
     policy: Array
     optimum: Array
     floor: float  # the least loss there is: the annotators' own uncertainty
-    loss: float
 
 
-def convergence(steps: int = 1500, lr: float = 2.0, beta: float = 0.5) -> Convergence:
+def convergence(steps: int = 1500, lr: float = 2.0, beta: float = 0.5) -> Bigram:
     """Gradient descent on the exact population of pairs of the 15 strings of at most 3 letters over {a, b}; KL over
     *all* strings.
-
-    The rate is that of the slowest direction that the comparisons see: 1 - lr λ, λ the least positive eigenvalue of the
-    loss's Hessian at π*. The loss is at its minimum in every margin there, so the Hessian is Sᵀ L S with S the scores ∂
-    log π/∂W and L = β² Σ wᵢⱼ σ(m) σ(-m) (eᵢ - eⱼ)(eᵢ - eⱼ)ᵀ.
     """
-    from analytic import ngram
+    from analytic import ngram, population
     from toy_models import NGram, strings
+    from toy_models.experiments import check_convergence
 
-    from ..gradient import scores_matrix
     from ..losses import LOSSES
-    from ..numerics import log_sigmoid, log_softmax, sigmoid
-    from ..optim import sgd
-    from ..training import train
+    from ..numerics import log_softmax
 
     ref = np.array([[0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.4, 0.2, 0.4]])  # rows: begin, a, b; columns: end, a, b
     # a sum over tokens, so that π* is a bigram too
     reward = np.array([[0.0, 0.5, -0.5], [0.3, -0.4, 0.2], [0.0, 0.3, -0.6]])
     optimum, _ = ngram.optimum(ref, reward, beta)
     world = strings(vocab=3, max_length=4, reward=lambda y: sum(reward[c, v] for c, v in zip([0, *y], y, strict=False)))
-    policy, params = NGram(vocab=3), {"W": np.log(ref)}
-    population = world.population().with_reference(policy, params)
 
-    S = scores_matrix(policy, {"W": np.log(optimum)}, world.responses, np.arange(len(world.responses)))
-    apart = S[population.index[:, 0]] - S[population.index[:, 1]]
-    margin = world.reward[population.index[:, 0]] - world.reward[population.index[:, 1]]
-    curvature = np.linalg.eigvalsh(
-        apart.T @ ((population.weight * beta**2 * sigmoid(margin) * sigmoid(-margin))[:, None] * apart)
-    )
-    rate = 1 - lr * curvature[curvature > 1e-12].min()
+    def table(params: Params) -> Array:
+        return np.asarray(np.exp(log_softmax(params["W"])))
 
-    at, kl, loss = [], [], LOSSES["dpo"](beta=beta)
-    for step, now in enumerate(train(policy, params, repeat(population, steps), loss, sgd(lr)), 1):
-        if step % 10 == 0 or step < 10:
-            at.append(step)
-            kl.append(ngram.kl(np.exp(log_softmax(now.params["W"])), optimum))
-    floor = float(population.weight @ -log_sigmoid(margin))
-    return Convergence(
-        np.array(at), np.array(kl), float(rate), ref, np.exp(log_softmax(now.params["W"])), optimum, floor, now.value
+    found = check_convergence(
+        NGram(vocab=3), world, LOSSES["dpo"](beta=beta), beta, {"W": np.log(ref)}, lr=lr, steps=steps,
+        distance=lambda params: ngram.kl(table(params), optimum),
     )
+    floor = float(population.entropy(population.bradley_terry_wins(world.reward)))
+    return Bigram(found, found.distance, ref, table(found.params), optimum, floor)
 
 
 def converge() -> tuple[list[str], Any, str]:
@@ -296,19 +279,19 @@ def converge() -> tuple[list[str], Any, str]:
     tables = {"reference": run.ref, "policy": run.policy, "optimum": run.optimum}
     p = {name: [float(np.prod([table[c, v] for c, v in zip([0, *y], y, strict=False)])) for y in strings.values()]
          for name, table in tables.items()}
-    late = run.kl > 1e-20
-    measured = float(np.exp(np.polyfit(run.steps[late][-20:], np.log(run.kl[late][-20:]) / 2, 1)[0]))
-    shown = [int(np.argmin(run.steps < step)) for step in (1, 10, 100, 300, 600, 1000)]
+    found, at = run.found, run.found.step
+    shown = [int(np.argmin(at < step)) for step in (1, 10, 100, 300, 600, 1000)]
     lines = [
         "a bigram over {a, b} and the end of the string; pairs of the 15 strings of at most 3 letters, labelled by a",
         "Bradley-Terry annotator, each pair with its exact probability; plain gradient descent on the DPO loss",
         "",
-        "step               " + "".join(f"{run.steps[k]:>10}" for k in shown),
+        "step               " + "".join(f"{at[k]:>10}" for k in shown),
         "KL(π_θ || π*)      "
         + "".join(f"{run.kl[k]:10.1e}" for k in shown)
         + f"     last {run.kl[-1]:.1e} nats, over *all* strings",
-        f"error a step       x {measured:.5f} measured, x {run.rate:.5f} predicted from the Hessian at π*",
-        f"loss               {run.loss:.12f}, the annotators' own uncertainty is {run.floor:.12f}",
+        f"error a step       x {found.measured:.5f} measured, x {found.predicted:.5f} predicted from the Hessian at π*",
+        f"loss               {found.loss:.12f}, the annotators' own uncertainty is {run.floor:.12f}",
+        f"verdict            {found.verdict}; a step of {found.lr:g} is stable, one of {found.limit:.1f} would not be",
         "",
         "string     π_ref      π_θ      π* = π_ref exp(r/β)/Z",
     ]
@@ -318,11 +301,11 @@ def converge() -> tuple[list[str], Any, str]:
         for k, name in enumerate(strings)
     ]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.semilogy(run.steps, run.kl, color=COLORS["policy"], label=r"KL($\pi_\theta$ || $\pi^*$), all strings")
-    anchor = int(np.argmin(abs(run.steps - 400)))
-    line = run.kl[anchor] * run.rate ** (2 * (run.steps - run.steps[anchor]))
-    seen = (run.steps >= 150) & (line > run.kl.min())
-    left.semilogy(run.steps[seen], 3 * line[seen], "--", color=COLORS["optimum"], label="predicted slope")
+    left.semilogy(at, run.kl, color=COLORS["policy"], label=r"KL($\pi_\theta$ || $\pi^*$), all strings")
+    anchor = int(np.argmin(abs(at - 400)))
+    line = run.kl[anchor] * found.predicted ** (2 * (at - at[anchor]))
+    seen = (at >= 150) & (line > run.kl.min())
+    left.semilogy(at[seen], 3 * line[seen], "--", color=COLORS["optimum"], label="predicted slope")
     left.set(xlabel="step of gradient descent", ylabel="nats", title="DPO converges to the Boltzmann-optimal policy")
     left.legend()
     for k, (name, label) in enumerate(
