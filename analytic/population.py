@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
-from ._checks import Array, distribution, finite, nonnegative, positive, same_responses
+from ._checks import Array, distribution, finite, nonnegative, positive, same_responses, square
 from ._solvers import minimize
 from .graph import require_strongly_connected
 
@@ -127,7 +127,7 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     >>> newton(bradley_terry_wins([1.0, 0.0, -1.0]), beta=0.5).round(12)
     array([ 2.,  0., -2.])
     """
-    wins, beta = _square(wins), positive("beta", beta)
+    wins, beta = square("wins", wins), positive("beta", beta)
     if wins.ndim > 2:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
     require_strongly_connected("wins", wins)
@@ -166,7 +166,7 @@ def entropy(wins: ArrayLike) -> Array:
     >>> entropy([[0.0, 0.5], [0.5, 0.0]]).round(8)
     np.float64(0.69314718)
     """
-    wins = _square(wins)
+    wins = square("wins", wins)
     total: Array = (xlogy(wins, wins + wins.mT) - xlogy(wins, wins)).sum(axis=(-2, -1))
     return total
 
@@ -261,13 +261,6 @@ def _differences(x: Array) -> Array:
     return x[..., :, None] - x[..., None, :]
 
 
-def _square(wins: ArrayLike) -> Array:
-    wins = nonnegative("wins", wins)
-    if wins.ndim < 2 or wins.shape[-1] != wins.shape[-2]:
-        raise ValueError(f"wins has shape {wins.shape}; expected (..., K, K)")
-    return wins
-
-
 def _edges(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
     u, wins, beta = _given(u, wins, beta)
     m = beta * _differences(u)
@@ -276,7 +269,7 @@ def _edges(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
 
 
 def _given(u: ArrayLike, wins: ArrayLike, beta: float) -> tuple[Array, Array, float]:
-    u, wins = finite("u", u), _square(wins)
+    u, wins = finite("u", u), square("wins", wins)
     if u.ndim < 1 or u.shape[-1] != wins.shape[-1]:
         K = wins.shape[-1]
         raise ValueError(f"u has shape {u.shape}; expected (..., {K}) as wins has {K} responses")

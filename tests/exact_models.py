@@ -130,6 +130,26 @@ def edited() -> Iterator[Row]:
               holds=False)
 
 
+@entry("Where weights are shared the chosen response may fall as a whole; a penalty on that prevents it")
+def penalized() -> Iterator[Row]:
+    """Ten random neural n-grams, a pair that differs in one token, 300 steps of DPO and of DPOP (Pal et al. 2024,
+    arXiv:2402.13228), λ = 50, from the same start.
+    """
+    pair, policy, fallen = one_pair([1, 2, 3, 4, 1, 3, 0], [1, 2, 2, 4, 1, 3, 0]), MLP(5, 3, 3, 6), {}
+    for name, loss in (("DPOP", dn.LOSSES["dpop"](beta=0.1, lam=50.0)), ("DPO", DPO(beta=0.1))):
+        falls, apart = 0, 0
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            start = {name: rng.normal(size=p.shape) for name, p in policy.init(rng).items()}
+            end = trained(policy, start, pair, loss, 0.02 if name == "DPOP" else 0.5, 300)
+            change = log_probs(policy, end, pair.responses) - log_probs(policy, start, pair.responses)
+            falls, apart = falls + (change[0] < -0.05), apart + (change[0] > change[1])
+        fallen[name] = falls
+        yield Row(f"of 10, those whose margin grew under {name}", 10, apart, 0)
+    yield Row("of 10, those whose chosen response fell by 0.05 nats or more under DPOP", 0, fallen["DPOP"], 0)
+    yield Row("under DPO", 0, fallen["DPO"], 2, holds=False)
+
+
 # ---- where the negative gradient goes
 
 @entry("Squeezing")
@@ -315,6 +335,27 @@ def critical() -> Iterator[Row]:
     best, _ = ngram.optimum(REF, per_token, 2 * beta_c)
     yield Row("2 β_c, strings of any length: 160 - E|y|", 1 / (q - 1), 160 - ngram.expected_length(best), 100,
     holds=False)
+
+
+@entry("Chosen responses may be shorter and the optimum longer; on the way, length may fall first")
+def shorter_and_longer() -> Iterator[Row]:
+    """A bigram and a reward that is a sum over tokens, β = 0.3; pairs from the reference among strings of at most 5
+    letters
+    """
+    judged = np.array([[-1.0, 0.0, -1.2], [-0.7, -1.6, 0.9], [-1.2, -0.2, -1.8]])
+    world = strings(3, 6, lambda y: float(sum(judged[c, v] for c, v in zip([0, *y], y, strict=False))))
+    policy, ref = NGram(vocab=3), {"W": np.log(REF)}
+    pairs = world.population(np.exp(log_probs(policy, ref, world.responses)))
+    length = world.responses.length[pairs.index]
+    before, best = ngram.expected_length(REF), ngram.expected_length(ngram.optimum(REF, judged, 0.3)[0])
+    yield Row("sign of E|chosen| - E|rejected|", -1, np.sign(pairs.weight @ (length[:, 0] - length[:, 1])), 0)
+    yield Row("sign of E|y| under π* less that under the reference, over all strings", 1, np.sign(best - before), 0)
+    walk = dn.train(policy, ref, repeat(pairs.with_reference(policy, ref), 2000), DPO(beta=0.3), dn.sgd(5.0))
+    at = {step: ngram.expected_length(softmax(now.params["W"], axis=1)) for step, now in enumerate(walk, 1)
+          if step in (30, 2000)}
+    yield Row("sign of the change of E|y| after 30 steps", -1, np.sign(at[30] - before), 0)
+    yield Row("E|y| after 2000", best, at[2000], 0.1)
+    yield Row("after 30", best, at[30], 0.1, holds=False)
 
 
 @entry("Length from noise alone")

@@ -35,7 +35,7 @@ FLAT = np.full(3, 1 / 3)
 DPO = dn.LOSSES["dpo"]
 
 
-def descended(ref, wins, loss, x=None):
+def descended(ref, wins, loss, steps=1000):
     """The policy where the registry's loss on all pairs is least, by SciPy alone: logits, no formula of `analytic`"""
     K = len(ref)
     index = np.array([(i, j) for i in range(K) for j in range(K) if i != j and wins[i, j] > 0])
@@ -47,7 +47,7 @@ def descended(ref, wins, loss, x=None):
         d = np.bincount(index.ravel(), grad.ravel(), K)
         return float(weight @ value), d - softmax(x) * d.sum()
 
-    return softmax(minimize(f, np.log(ref) if x is None else x, jac=True, method="BFGS", options={"gtol": 1e-13}).x)
+    return softmax(minimize(f, np.log(ref), jac=True, method="BFGS", options={"gtol": 1e-13, "maxiter": steps}).x)
 
 
 def last(steps):
@@ -108,6 +108,14 @@ def frontier() -> Iterator[Row]:
     every = rng.dirichlet(np.full(20, 0.5), size=2000)
     above = every @ r - temperature.frontier(ref, r, (every * np.log(every / ref)).sum(axis=1)).reward
     yield Row("policies of 2,000 random ones above the frontier", 0, (above > 1e-9).sum(), 0)
+    ref, r = rng.dirichlet(np.full(5, 3.0)), rng.normal(size=5)
+    learners = [make() for name, make in dn.LOSSES.items() if set(make().needs) <= {"ref_logp", "length"}
+                and make().reads == ("logp",) and name not in ("bt_rm", "pl_rm")]
+    trained = [descended(ref, population.bradley_terry_wins(r), loss, steps=60) for loss in learners]
+    trained += [sampling.best_of_n(ref, r, n) for n in (2, 5, 50)]
+    above = [pi @ r - temperature.frontier(ref, r, optimum.kl(pi, ref)).reward for pi in trained]
+    yield Row(f"of {len(learners)} losses of the registry, minimized from here, and best of n", 0,
+              (np.array(above) > 1e-9).sum(), 0)
     x = np.linspace(-12, 12, 40001)
     q = norm.pdf(x) / norm.pdf(x).sum()
     p = softmax(np.log(q) + 2 * x)
