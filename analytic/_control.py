@@ -246,7 +246,7 @@ def _optimal(
     V = log_sums(G, beta, chain)
     if V[chain.start] == np.inf:
         radius = log_radius(G, beta, chain)
-        said = f"{np.exp(radius):.6g}" if radius < 700 else f"e^{radius:.6g}"
+        said = f"{np.exp(radius):.10g}" if radius < 700 else f"e^{radius:.6g}"
         raise ValueError(
             f"Z at beta = {beta} has a divergent sum, no optimum exists: the spectral radius of its transitions is "
             f"{said}; expected below 1"

@@ -138,8 +138,10 @@ def test_z_is_finite_above_the_critical_beta_and_nowhere_else(reward):
 
 def test_the_message_states_the_radius():
     radius = max(np.linalg.eigvals(P[1:, 1:] * np.exp(REWARD[1:, 1:] / 0.1)).real)
-    with pytest.raises(ValueError, match=rf"is {radius:.6g}; expected below 1"):
+    with pytest.raises(ValueError, match=rf"is {radius:.10g}; expected below 1"):
         ngram.optimum(P, REWARD, 0.1)
+    with pytest.raises(ValueError, match=r"is 1.000000921; expected below 1"):  # e^{1/β - 1/β_c}, and not "1"
+        ngram.optimum(P, TOKENS, ngram.critical_beta(P, TOKENS) * (1 - 2.1e-6))
     # a -> b -> a gains .5 in two tokens of probabilities .3 and .2; all else is e^-2000 of that
     with pytest.raises(ValueError, match=rf"is e\^{0.25e4 + np.log(0.06) / 2:.6g}; expected below 1"):
         ngram.optimum(P, REWARD, 1e-4)

@@ -251,13 +251,14 @@ def test_what_is_never_reached_takes_for_ever():
 
 
 def test_times_up_to_the_last_number_below_the_limit_are_numbers(rng):
-    """There q g and √(pq) T are 1 up to rounding, of either sign."""
+    """There q g and √(pq) T are 1 but for rounding, of either sign."""
     p = rng.uniform(0.5, 1, size=300)
     logit = np.log(p) - np.log1p(-p)
     for _ in range(20):
         logit = np.nextafter(logit, 0)
-        for time in (flow.dpo_time(logit, 1.0, p), flow.exponential_time(logit / 2, 1.0, p)):
-            assert (time > 15).all()
+        for start in (0.0, -5.0):
+            assert (flow.dpo_time(logit, 1.0, p, start) > 15).all()
+            assert (flow.exponential_time(logit / 2, 1.0, p, start) > 15).all()
 
 
 def test_each_unit_of_a_certain_margin_costs_e_times_the_last():

@@ -170,7 +170,7 @@ def test_the_gradient_meets_the_value(policy, name, rng):
         assert f(params) == pytest.approx(value, rel=8 * float(np.finfo(dtype).eps))
         state = rng.bit_generator.state
         direction = {k: rng.normal(size=p.shape) for k, p in params.items()}  # the one that check_gradient draws next
-        unit = rounding(policy, params, batch, loss, direction) + bending(policy, params, batch, loss, direction)
+        unit = rounding(policy, params, batch, loss, direction)
         size = sum(abs(g * direction[k]).sum() for k, g in grad.items()) + abs(value)
         lost = 1e3 * np.finfo(dtype).tiny  # slopes that small have no digits left
         # both in longdouble; the difference has a noise of some 1e-19/step
@@ -178,7 +178,10 @@ def test_the_gradient_meets_the_value(policy, name, rng):
         for method, slack in ((wide_complex_step, 0.0), (difference, own * size)):
             rng.bit_generator.state = state
             check = check_gradient(f, params, grad, rng, method)
-            assert abs(check.claimed - check.measured) <= UNITS * unit + slack + lost, (dtype, magnitude, loss, check)
+            error = max(0.0, abs(check.claimed - check.measured) - slack - lost)
+            if error > UNITS * unit:  # costs as much as all the rest, and is seldom needed
+                unit += bending(policy, params, batch, loss, direction)
+            assert error <= UNITS * unit, (dtype, magnitude, loss, check)
 
 
 @pytest.mark.parametrize("name", sorted(STOPPED))

@@ -825,6 +825,7 @@ def test_the_page_has_a_row_for_every_loss_in_its_order():
     assert set(optima.TABLE) == set(dn.LOSSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dn.LOSSES)
 def test_the_page_says_what_comes_out(name):
     """Minimized again: same digits, 4 of them; and what the row says of π*, and the formula it names, hold."""

@@ -481,18 +481,19 @@ def test_the_hessian_times_a_direction_against_differences_of_the_gradient(rng):
     assert_allclose(population.hessian_product(us, wins, 0.7, vs), together, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize(("beta", "step"), [(1.0, 1.0), (0.5, 1.0), (1.0, None)])
-def test_the_predicted_number_of_steps_is_the_number_it_takes(beta, step):
-    """From an error along the slowest direction, or, at the best step, along both ends; from 1e-6 to 1e-9."""
+@pytest.mark.parametrize(("beta", "share"), [(1.0, 0.2), (0.5, 0.1), (1.0, 1.0), (1.0, 1.05)])
+def test_the_predicted_number_of_steps_is_the_number_it_takes(beta, share):
+    """At shares of the best step, from an error of 1e-6 along the slowest direction and the fastest, to 1e-9."""
     wins = population.bradley_terry_wins(SIX, chain(6)) / 2
     H = population.hessian(SIX / beta, wins, beta)
     rate, (_, vectors) = population.linear_rate(H), np.linalg.eigh(H)
     goal = (SIX - SIX.mean()) / beta
-    start = goal + 1e-6 * (vectors[:, 1] + (vectors[:, -1] if step is None else 0))
-    expected = rate.steps(1e-3, step)
-    errors = [np.linalg.norm(u - goal) for u in descend(wins, beta, step or rate.best_step, start, expected + 1)]
-    reached = 1e-3 * np.linalg.norm(start - goal)
-    assert errors[expected - 1] <= reached * (1 + 1e-3) and errors[expected - 2] > reached * (1 - 1e-3)
+    ends = vectors[:, [1, -1]].T
+    expected = rate.steps(1e-3, share * rate.best_step)
+    path = descend(wins, beta, share * rate.best_step, goal + 1e-6 * ends.sum(axis=0), expected)
+    *_, before, last = (abs(ends @ (u - goal)).max() for u in path)
+    assert last <= 1e-9 * (1 + 1e-3) and before > 1e-9 * (1 - 1e-3)
+    assert share != 1 or rate.steps(1e-3) == expected
 
 
 def test_steps_of_one_size_grow_as_one_over_beta_squared():
@@ -515,6 +516,13 @@ def test_steps_where_one_is_enough_and_where_none_are():
         assert str(raised.value) == sentence
 
 
+def test_a_direction_has_a_number_for_each_response():
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is compared
+        population.hessian_product([0, 0], np.ones((2, 2)), 1.0, [1.0])
+    assert str(raised.value) == (
+        "the shapes of wins (2,) and direction (1,) do not fit; expected (..., K) with one K, responses last")
+
+
 def test_mixed_pairs_are_uniform_ones_and_draws_from_both_tempers(rng):
     """Of weight 2 a pair, and softmax(βu) against softmax(-βu), either way round; all divided by their sum."""
     u, beta = rng.normal(size=5), 0.6
@@ -530,6 +538,7 @@ def test_mixed_pairs_are_uniform_ones_and_draws_from_both_tempers(rng):
     far = population.mixed_pairs([1e4, 0.0, 0.0], 1.0)
     assert_allclose(far.weight[0], [0, 0.5, 0.5], rtol=1e-11)
     assert far.step == np.inf
+    assert_allclose(population.mixed_pairs([0.0, 0.0], 0.5).step, 8, rtol=8 * EPS)
     with pytest.raises(ValueError, match=r"u has shape \(1,\); expected \(\.\.\., K\) with K at least 2"):
         population.mixed_pairs([0.0], 1.0)
 
