@@ -7,7 +7,9 @@ import pytest
 from exact import ENTRIES, Row
 
 #: simulations and long descents, which the page's maker and the slow tests run
-SLOW = {"best_of_n", "beta_of_steps", "bystander", "certain", "penalized", "repeated", "root_n", "three_pairs", "unseen"}
+SLOW = {
+    "best_of_n", "beta_of_steps", "bystander", "certain", "penalized", "repeated", "root_n", "three_pairs", "unseen",
+}
 
 
 def entries():
