@@ -116,14 +116,16 @@ def test_one_command_trains_and_writes_everything(tmp_path, out, capsys):
 
 
 def trainings():
-    """Every loss in three ways; all but one of each kind, by what it reads and needs, are slow"""
+    """One loss of each kind, by what it reads and needs, in three ways; the others in one, where slow tests run"""
     kinds = set()
     for loss in (name for name in LOSSES if name not in UNTOLD):
         kind = LOSSES[loss]().reads, LOSSES[loss]().needs
-        marks = [pytest.mark.slow] if kind in kinds else []
+        if kind in kinds:
+            yield pytest.param(loss, (), marks=pytest.mark.slow)
+        else:
+            for options in ((), ("--batch_size", 4, "--dtype", "float32"), ("--model", "tabular")):
+                yield pytest.param(loss, options)
         kinds.add(kind)
-        for options in ((), ("--batch_size", 4, "--dtype", "float32"), ("--model", "tabular")):
-            yield pytest.param(loss, options, marks=marks)
 
 
 @pytest.mark.parametrize(("loss", "options"), list(trainings()))
