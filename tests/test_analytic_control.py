@@ -10,7 +10,7 @@ from mpmath import mp
 from ngrams import REWARD, TOKENS, P, Q, along, brief, floats, lasting, rational, solution, strings, totals
 from numpy.testing import assert_allclose
 
-from analytic import ngram
+from analytic import _chains, ngram
 
 EPS = np.finfo(float).eps
 LOSSES = REWARD - 0.6  # every token loses: an optimum exists for every β
@@ -101,13 +101,16 @@ def test_rewards_beyond_the_range_of_exp(size):
     assert_allclose(ngram.log_partition(ref, rising, 1.0, following=following), exact + size, rtol=8 * EPS, atol=1e-15)
 
 
-def test_what_no_string_visits_may_be_rewarded_at_will():
+@pytest.mark.parametrize("dense", [1000, 3])
+def test_what_no_string_visits_may_be_rewarded_at_will(dense, monkeypatch):
+    """By LU, and over sparse rows."""
+    monkeypatch.setattr(_chains, "DENSE", dense)
     following = np.tile([0, 1, 2], (4, 1))
     following[3] = 3
     ref, reward = np.vstack([P, [0.2, 0.4, 0.4]]), np.vstack([REWARD, [0.0, 1e6, 1e6]])
     table, log_z = ngram.optimum(ref, reward, 1.0, following=following)
-    assert_allclose(log_z, ngram.log_partition(P, REWARD, 1.0), rtol=8 * EPS)
-    assert_allclose(table[:3], ngram.optimum(P, REWARD, 1.0)[0], rtol=8 * EPS)
+    assert_allclose(log_z, ngram.log_partition(P, REWARD, 1.0), rtol=1e-14)
+    assert_allclose(table[:3], ngram.optimum(P, REWARD, 1.0)[0], rtol=1e-14)
     assert_allclose(table[3].sum(), 1, rtol=4 * EPS)
     assert_allclose(ngram.critical_beta(ref, reward, following=following), ngram.critical_beta(P, REWARD), rtol=1e-13)
     following[2, 1] = 3
