@@ -357,6 +357,7 @@ def test_steps_of_one_over_beta_along_the_natural_gradient_are_soft_policy_itera
         (lambda: ngram.value(P, P, REWARD, -1.0), "beta is -1.0; expected one finite number above 0"),
         (lambda: ngram.policy_gradient(P, P, REWARD, 0.0), "beta is 0.0; expected one finite number above 0"),
         (lambda: ngram.optimum(P, LOSSES, 1e-13), "beta is 1e-13, rewards are up to 1.2; expected above 1e-12 of"),
+        (lambda: ngram.optimum(P, 1e3 * LOSSES, 1e-9), "beta is 1e-09, rewards are up to 1.2e"),
         (lambda: ngram.critical_beta(P, np.inf), "reward is inf; expected finite numbers"),
         (lambda: ngram.critical_beta(P, REWARD[0]), r"reward has shape \(3,\); expected that of ref, \(3, 3\)"),
         (lambda: ngram.spectral_radius(-P), r"table is -0.2 at \[0, 0\]; expected weights, at least 0"),

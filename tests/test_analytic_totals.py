@@ -74,6 +74,22 @@ def test_the_error_covers_what_was_cut_off():
     assert abs(cut[0].value - exact[0]) > 1e-9  # something was
 
 
+def test_from_what_is_summed_to_what_is_stated():
+    """Value - error is the sum over the strings that were finished, one by one; twice the error is the bound on the
+    rest, 2 E[log 2 + β |u| + β |u'|; y longer] with |u| at most 2 × 0.5 a token, of the lengths by themselves.
+    """
+    found, beta = ngram.dpo_loss(P, RATIO, COUNTS, 0.3, units=(0.5, 0.8), tail=0.2), 0.3
+    pmf, n = ngram.length_pmf(P), np.arange(len(ngram.length_pmf(P)))
+    cut = next(length for length in n if pmf[length:].sum() <= 0.2)
+    mass = np.exp(totals(np.log(P), cut - 1))
+    u, r = 0.5 * totals(RATIO, cut - 1), 0.8 * totals(COUNTS, cut - 1)
+    losses = 2 * sigmoid(np.subtract.outer(r, r)) * np.log1p(np.exp(-beta * np.subtract.outer(u, u)))
+    assert_allclose(found.value - found.error, mass @ losses @ mass, rtol=1e-13)
+    left, tokens = pmf[cut:].sum(), pmf @ (n + 1)
+    bound = 2 * (left * np.log(2) + beta * (pmf[cut:] @ (n[cut:] + 1) + left * tokens))
+    assert_allclose(2 * found.error, bound, rtol=1e-13)
+
+
 def test_totals_have_the_moments_of_the_linear_equations():
     """And the strings not finished are those of `length` tokens or more."""
     chain = _chains.steps("p", P, None, 0)
