@@ -31,7 +31,7 @@ from scipy.special import expit, log_expit, log_softmax, logsumexp, wrightomega
 
 from ._checks import Array, _reject, distribution, finite, nonnegative, positive, probability, same_responses
 from ._solvers import root
-from .graph import require_connected
+from .graph import laplacian, require_connected
 from .optimum import boltzmann
 
 __all__ = [
@@ -197,11 +197,9 @@ def ipo_pairs(ref: ArrayLike, wins: ArrayLike, tau: float) -> Array:
     if wins.shape[-2:] != (K, K):
         raise ValueError(f"wins has shape {wins.shape}; expected (..., {K}, {K}) as ref has {K} responses")
     require_connected("wins", wins)
-    W = wins + wins.mT
-    laplacian = W.sum(axis=-1, keepdims=True) * np.eye(K) - W
     target = (wins.sum(axis=-1) - wins.sum(axis=-2)) / 2
-    u = np.zeros(target.shape)
-    u[..., 1:] = np.linalg.solve(laplacian[..., 1:, 1:], target[..., 1:, None])[..., 0]  # only differences matter
+    u = np.zeros(target.shape)  # only differences matter: u[0] is held
+    u[..., 1:] = np.linalg.solve(laplacian(wins + wins.mT)[..., 1:, 1:], target[..., 1:, None])[..., 0]
     return boltzmann(ref, u, positive("tau", tau))
 
 

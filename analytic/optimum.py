@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import log_softmax, logsumexp, softmax, xlogy
 
 from ._checks import Array, _reject, distribution, finite, positive, same_responses
+from .graph import laplacian
 
 __all__ = [
     "boltzmann", "curvature", "gradient", "implied_reward", "kl", "log_boltzmann", "log_partition", "natural_step",
@@ -152,10 +153,7 @@ def curvature(pi: ArrayLike, beta: float) -> Array:
            [-0.5,  0.5]])
     """
     pi = distribution("pi", pi)
-    K = pi.shape[-1]
-    edges = np.where(np.eye(K, dtype=bool), 0, pi[..., :, None] * pi[..., None, :])
-    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(K) - edges
-    return positive("beta", beta) * laplacian
+    return positive("beta", beta) * laplacian(pi[..., :, None] * pi[..., None, :])
 
 
 def natural_step(pi: ArrayLike, ref: ArrayLike, reward: ArrayLike, beta: float, step: float) -> Array:

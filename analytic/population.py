@@ -25,7 +25,7 @@ from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
 from ._checks import Array, distribution, finite, nonnegative, positive, same_responses, square
 from ._solvers import minimize
-from .graph import require_strongly_connected
+from .graph import laplacian, require_strongly_connected
 
 __all__ = [
     "MixedPairs", "Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "hessian_product", "linear_rate",
@@ -94,9 +94,7 @@ def hessian(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    edges = _edges(u, wins, beta)
-    laplacian: Array = edges.sum(axis=-1, keepdims=True) * np.eye(edges.shape[-1]) - edges
-    return beta**2 * laplacian
+    return beta**2 * laplacian(_edges(u, wins, beta))
 
 
 def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: ArrayLike) -> Array:

@@ -321,8 +321,7 @@ def critical() -> Iterator[Row]:
         best, _ = ngram.optimum(REF, per_token, factor * beta_c)
         lengths[factor] = ngram.expected_length(best)
     # E|y| ~ 1/(1 - e^{1/β} ρ), and 1/β = (1/β_c)/factor
-    yield Row("E|y| at 1.001 β_c over that at 1.01 β_c", np.expm1(np.log(1.01)) / np.expm1(np.log(1.001)) * 1.001 /
-    1.01,
+    yield Row("E|y| at 1.001 β_c over that at 1.01 β_c", (1 - 1 / 1.01) / (1 - 1 / 1.001),
               lengths[1.001] / lengths[1.01], 0.3)
     # masses of the lengths go as a geometric series of ratio q = ρ e^{1/β}: below β_c it piles up at the longest
     q = np.exp(1 / (0.5 * beta_c) - 1 / beta_c)
@@ -334,7 +333,7 @@ def critical() -> Iterator[Row]:
               160 - np.array(mass) @ np.arange(161) / np.sum(mass), 1e-9)
     best, _ = ngram.optimum(REF, per_token, 2 * beta_c)
     yield Row("2 β_c, strings of any length: 160 - E|y|", 1 / (q - 1), 160 - ngram.expected_length(best), 100,
-    holds=False)
+              holds=False)
 
 
 @entry("Chosen responses may be shorter and the optimum longer; on the way, length may fall first")

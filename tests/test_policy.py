@@ -238,8 +238,7 @@ def test_kl_keeps_its_digits_where_policies_are_1e_8_apart():
     p = np.exp(W) / np.exp(W).sum()
     fisher = (d**2 * p).sum() - (d * p).sum() ** 2
     found = exact_kl(policy, {"W": W}, policy, {"W": W + d}, [0], 1)
-    # log-probs are rounded to 1e-16, 1e-8 of their differences; Σ p log p/q, 1e-17 of what rounds to 1e-16, has no
-    # digit
+    # log-probs are rounded to 1e-16, 1e-8 of their differences; Σ p log p/q has no digit: it rounds to 1e-16, is 1e-17
     assert found == pytest.approx(fisher / 2, rel=2e-7)
     assert 0 < found < 1e-16
 

@@ -66,8 +66,7 @@ def norm(x: Array, params: Params, name: str) -> tuple[Array, Pullback]:
 def attention(qkv: Array, T: int, heads: int) -> tuple[Array, Callable[[Array], Array]]:
     """o = A v,   A = softmax(q kᵀ/√d), own token and those before;   dv = Aᵀ do,   dS = A (dA - Σ A dA),   dA = do vᵀ
 
-    qkv (..., N T, 3 D): q, k and v of each token side by side, and in each of these the heads, d = D/heads columns
-    each.
+    qkv (..., N T, 3 D): q, k and v of each token side by side, and in each of these the heads, of d = D/heads columns.
     """
     q, k, v = np.moveaxis(qkv.reshape(*qkv.shape[:-2], -1, T, 3, heads, qkv.shape[-1] // 3 // heads), (-3, -2), (0, -3))
     S = q @ k.mT / sqrt(q.shape[-1])  # (..., N, heads, T, T)

@@ -25,8 +25,7 @@ class LogLinear:
 
     features  φ (prompts, K, d); (K, d) where there is one prompt
     base      log b (prompts, K), up to a constant a prompt: the policy at θ = 0, by default uniform; -inf marks a
-    response
-              that a prompt does not have
+              response that a prompt does not have
 
     One-hot features make it `Tabular`; fewer than K - 1 leave most policies, and most often π*, out of reach.
 

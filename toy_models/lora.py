@@ -93,8 +93,8 @@ class LoRA:
         """Parameters of the policy underneath, W + (α/r) A B in the place of each target W."""
         lead = np.shape(params[f"{self.targets[0]}.A"])[:-2]
         dtype = params[f"{self.targets[0]}.A"].dtype
-        merged = {name: np.broadcast_to(p.astype(dtype, copy=False), (*lead, *p.shape)) for name, p in
-        self.frozen.items()}
+        frozen = {name: p.astype(dtype, copy=False) for name, p in self.frozen.items()}
+        merged = {name: np.broadcast_to(p, (*lead, *p.shape)) for name, p in frozen.items()}
         for name in self.targets:
             merged[name] = merged[name] + self.scale * (params[f"{name}.A"] @ params[f"{name}.B"])
         return merged

@@ -12,6 +12,8 @@ from scipy import sparse
 from dpo_numpy.numerics import log_normalizer
 from dpo_numpy.preferences import Responses
 
+from ._scatter import add_rows
+
 __all__ = ["NGram"]
 
 Array = NDArray[Any]
@@ -138,10 +140,8 @@ class NGram:
         W, rows = params["W"], self._rows(tokens)
 
         def pullback(dlogits: Array) -> Params:
-            d = dlogits.reshape(-1, rows.size, self.vocab)
-            entries = np.ones(rows.size), rows.reshape(-1), np.arange(rows.size + 1)
-            gather = sparse.csr_array(entries, (rows.size, self.rows))
-            return {"W": np.stack([gather.T @ part for part in d]).astype(dlogits.dtype, copy=False).reshape(W.shape)}
+            each = dlogits.reshape(*W.shape[:-2], -1, self.vocab)
+            return {"W": add_rows(each, rows.reshape(-1), self.rows)}
 
         return np.take(W, rows, axis=-2), pullback
 

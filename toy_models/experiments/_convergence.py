@@ -38,8 +38,7 @@ class Convergence:
     """What a training did, beside what was predicted. Its string is a report.
 
     verdict    "converged", or what kept it from π*: "too few steps", "step too large", "not realisable",
-    "disconnected",
-               "another optimum", "no minimum"; `reason` says it in a sentence with the numbers
+               "disconnected", "another optimum", "no minimum"; `reason` says it in a sentence with the numbers
     step       (S,) the steps recorded, the reference as step 0
     kl         (S,) KL(π_θ || π*) in nats, the mean over prompts; π among the world's responses
     distance   (S,) what the caller measured instead; KL by default
