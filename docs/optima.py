@@ -156,9 +156,13 @@ def of_dpo(world: World) -> np.ndarray:
     return world.best
 
 
+def of_kto(world: World) -> np.ndarray:
+    return minimizers.kto(world.ref, world.ref, world.win_rate, world.beta)
+
+
 BEST = "π_ref e^{r/β} / Z"
 DPO_ON = "that of `dpo` on labels "
-LOSERS = "none attained: responses that win less than half their comparisons go to 0"
+LOSERS = "`kto`, none attained: responses that win less than half their comparisons go to 0"
 
 TABLE = {
     "dpo": Row(BEST, "yes", formula=of_dpo),
@@ -175,7 +179,7 @@ TABLE = {
     "bco": Row("none in closed form", "no", "μ, δ", solve="still"),
     "sppo": Row("`sppo`: u = t - W₀(λ (π_ref/μ) e^t), t = (P(y ≻ μ) - ½)/β", "no", "μ",
                 formula=lambda w: minimizers.sppo(w.ref, w.ref, w.win_rate, w.beta)),
-    "apo_zero": Row(LOSERS, "no", "μ"),
+    "apo_zero": Row(LOSERS, "no", "μ", formula=of_kto),
     "apo_down": Row("none in closed form; here none attained", "no", "W"),
     "dpop": Row("none in closed form; π_ref where λ is large", "no", "λ, W", solve="rough",
                 formula=lambda w: np.array(w.ref)),
@@ -212,16 +216,16 @@ TABLE = {
                  where=(World(ref=UNIFORM, strings=ONE_TOKEN.strings), {"gamma": 0.0})),
     "alphapo": Row("`alphapo` for γ = 0: (1 - α (r/β + c))^{-|y|/α}", "no", "α, γ, |y|; not on π_ref"),
     "cpo": Row("none in closed form; at α = 0, e^{r/β} / Z", "no", "α, μ, W; not on π_ref"),
-    "orpo": Row("none in closed form", "no", "λ, |y|, μ, W; not on π_ref"),
+    "orpo": Row("none in closed form; two responses of one token: `orpo_margin`", "no", "λ, |y|, μ, W; not on π_ref"),
     "slic": Row("none in closed form", "no", "δ, λ, μ, W; not on π_ref", solve="rough"),
     "sft": Row("`sft`: 2 μ P(y ≻ μ)", "no", "μ; not on π_ref", formula=lambda w: minimizers.sft(w.ref, w.win_rate)),
     "sft_mean": Row("`sft`: ∝ μ P(y ≻ μ) / |y|", "no", "μ, |y|; not on π_ref",
                     formula=lambda w: minimizers.sft(w.ref, w.win_rate, w.length)),
     "rpo": Row("none in closed form", "no", "α, |y|, μ, W"),
     "mpo": Row("none in closed form", "no", "w, |y|, μ, W", solve="still"),
-    "kto": Row(LOSERS + " (for λ_D = λ_U)", "no", "λ_D, λ_U, z₀, μ", of=singles),
+    "kto": Row(LOSERS + " (for λ_D = λ_U)", "no", "λ_D, λ_U, z₀, μ", of=singles, formula=of_kto),
     "bco_unpaired": Row("none in closed form", "no", "μ, δ", of=singles, solve="still"),
-    "apo_zero_unpaired": Row(LOSERS + " (for λ_D = λ_U)", "no", "λ_D, λ_U, μ", of=singles),
+    "apo_zero_unpaired": Row(LOSERS + " (for λ_D = λ_U)", "no", "λ_D, λ_U, μ", of=singles, formula=of_kto),
     "pl_dpo": Row(BEST + ", of rankings after Plackett and Luce", "yes", of=rankings, formula=of_dpo),
     "infonca": Row("π_ref e^{s/(αβ)} / Z of the judge's scores s", "yes, if s/α = r", "α, s", {"alpha": 1.0}, together,
                    formula=of_dpo, where=(WORLD, {"alpha": 1.0})),
