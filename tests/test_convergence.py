@@ -136,6 +136,38 @@ def test_a_loss_without_a_minimum_is_told_so():
     assert flipped.verdict == "too few steps"
 
 
+@pytest.mark.parametrize(("loss", "lr"), [
+    (dn.LOSSES["hinge"](beta=0.5), 1.0),
+    (dn.LOSSES["slic"](), None),
+    (dn.LOSSES["dpop"](beta=0.5), 1e-3),
+])
+def test_a_minimum_on_an_edge_is_not_taken_for_none(loss, lr):
+    """Each of these has a minimum, where its slope jumps: Newton's method says nothing of it."""
+    found = check_convergence(TABLE, bandit(ROW), loss, 0.5, FLAT, lr=lr, steps=50)
+    assert found.verdict == "undecided"
+    assert "the search for it ended at" in found.reason
+    assert np.isnan(found.minimum).all()
+    assert np.isnan([found.predicted, found.limit]).all()
+
+
+def test_a_loss_may_lead_far_from_the_optimum_and_the_class_still_hold_it():
+    """The search for the policy nearest to π* is not lost where this loss ends: a response has next to nothing."""
+    world, ref = bandit([[1.0, 0.0, 0.4]]), np.array([[0.2, 0.5, 0.3]])
+    loss = dn.LOSSES["aot_unpaired"](beta=0.5)
+    found = check_convergence(TABLE, world, loss, 0.5, {"W": np.log(ref)}, mu=ref[0], steps=500)
+    assert found.verdict == "another optimum"
+    assert found.minimum.min() < 1e-6
+    np.testing.assert_allclose(found.best, found.optimum, atol=1e-4)
+
+
+def test_more_parameters_than_responses(rng):
+    """A transformer holds π* many times over; the loss is nearly flat along most of what it can do."""
+    policy = GPT(vocab=3, context=4, width=4, heads=2, depth=1, hidden=4)
+    found = check_convergence(policy, strings(3, 2, len), DPO, 0.5, policy.init(rng), steps=100)
+    assert found.verdict == "too few steps"
+    np.testing.assert_allclose(found.minimum, found.optimum, atol=1e-4)
+
+
 def test_features_meet_the_closed_form_of_a_misspecified_class():
     features, reward = np.array([[1.0], [-1.0], [0.0]]), np.array([1.0, 2.0, 0.0])
     found = check_convergence(LogLinear(features), bandit(reward[None]), DPO, 0.5, {"theta": np.zeros(1)})
@@ -161,7 +193,7 @@ def test_its_string_is_a_report():
 @pytest.mark.parametrize(("changed", "message"), [
     ({"lr": 0.0}, "lr is 0.0; expected a finite number above 0"),
     ({"beta": -1.0}, "beta is -1.0; expected a finite number above 0"),
-    ({"loss": dn.LOSSES["hinge"](beta=0.5)}, "has curvature"),
+    ({"loss": dn.LOSSES["hinge"](beta=0.5)}, "lr is None, and loss hinge(beta=0.5) has no curvature at the reference"),
     ({"loss": dn.LOSSES["kto"](beta=0.5)}, "expected (..., B, 1)"),
     ({"loss": dn.LOSSES["odpo"](beta=0.5)}, "needs score, which was not given"),
     ({"flip": 2.0}, "flip is 2.0; expected a probability"),

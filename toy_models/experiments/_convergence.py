@@ -31,6 +31,7 @@ Array = NDArray[Any]
 
 PARAMETERS = 4000  # the Hessian has their square of entries and costs a pass for each
 RECORDS = 300
+RUN_OFF = 20.0  # nats: where log-ratios are larger and yet nothing has settled, the loss is taken to have no minimum
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +39,14 @@ class Convergence:
     """What a training did, beside what was predicted. Its string is a report.
 
     verdict    "converged", or what kept it from π*: "too few steps", "step too large", "not realisable",
-               "disconnected", "another optimum", "no minimum"; `reason` says it in a sentence with the numbers
+               "disconnected", "another optimum", "no minimum"; or "undecided", where the loss's minimum was not found;
+               `reason` says it in a sentence with the numbers
     step       (S,) the steps recorded, the reference as step 0
     kl         (S,) KL(π_θ || π*) in nats, the mean over prompts; π among the world's responses
     distance   (S,) what the caller measured instead; KL by default
     factor     of the error at each step: `predicted` from the Hessian at the minimum, `measured` from the last records;
                nan where there is no minimum, or too little was left to measure
-    lr, limit  the step size, and that from which descent diverges at the minimum
+    lr, limit  the step size, and that from which descent diverges at the minimum; nan where there is none
     optimum    (prompts, K) π*, 0 where a prompt has fewer than K responses; `policy` is where training ended, `minimum`
                where this loss has its least value, `best` the policy of this class that is nearest to π* in KL(π ||
                π*), so of the highest J = E r - β KL(π || π_ref)
@@ -99,8 +101,9 @@ def check_convergence(policy: Policy, world: World, loss: Loss, beta: float, ref
     mu, flip   which pairs are met and how many labels are flipped, as in `World.population`
     distance   what to record beside the KL at each record, a function of the parameters: for sums over all strings, say
 
-    Raises `ValueError` on a loss that is told more than the population knows (`label`, `z0`) or has no curvature
-    (`hinge`), on a policy of more than 4,000 parameters, and on lr, β, steps or a tolerance that are not above 0.
+    Raises `ValueError` on a loss that is told more than the population knows (`label`, `z0`), without lr on a loss that
+    has no curvature at the reference (`hinge`, `apo_zero`), on a policy of more than 4,000 parameters, and on lr, β,
+    steps or a tolerance that are not above 0.
 
     >>> import dpo_numpy as dn
     >>> from toy_models import Tabular, bandit
@@ -120,20 +123,19 @@ def check_convergence(policy: Policy, world: World, loss: Loss, beta: float, ref
     target = optimum.boltzmann(table.policy(reference), table.filled(world.reward), beta)
 
     begin = objective.free(reference)
-    found = _minimum(objective, begin)
+    end, settled = _minimum(objective, table, begin, tolerance)
     steepest = float(np.linalg.eigvalsh(objective.hessian(begin))[-1])
-    if not steepest > 1e-12:
-        raise ValueError(f"loss {loss} has curvature {steepest:.3g} at the reference; expected a smooth one, above 0")
-    rate = None if found is None else population.linear_rate(_seen(objective.hessian(found))[1])
+    if lr is None and not steepest > 1e-12:
+        raise ValueError(f"lr is None, and loss {loss} has no curvature at the reference to tell it; expected one")
+    rate = population.linear_rate(_seen(objective.hessian(end))[1]) if settled else None
     lr = 1 / max(steepest, 0.0 if rate is None else rate.fastest) if lr is None else float(lr)
-    predicted = float("nan") if rate is None else rate.at(lr)
+    nan = float("nan")
+    predicted, limit = (nan, nan) if rate is None else (rate.at(lr), rate.limit)
     start = table.kl(reference, target)
     steps = _enough(start, tolerance, predicted, most) if steps is None else int(steps)
 
-    minimum = None if found is None else table.policy(objective.params(found))
-    best = _nearest(objective, table, target, begin if found is None else found)
-    nearest = table.policy(objective.params(best))
-    nan = float("nan")
+    minimum = table.policy(objective.params(end)) if settled else None
+    best = table.policy(objective.params(_nearest(objective, table, target, [end, begin], tolerance)))
     path = _descend(objective, lr, steps, lambda params: (
         table.kl(params, target),
         nan if minimum is None else table.kl(params, minimum),
@@ -141,31 +143,40 @@ def check_convergence(policy: Policy, world: World, loss: Loss, beta: float, ref
     ))
     kl, left, own = path.measured.T
     components = graph.components(_wins(pairs))
-    limit = float("inf") if rate is None else rate.limit
     verdict, reason = _verdict(
-        path, lr, 2 / steepest, limit, tolerance, components, table,
+        path, lr, 2 / steepest if steepest > 1e-12 else float("inf"), limit, tolerance, components, table,
         far=None if minimum is None else float(optimum.kl(minimum, target).mean()),
-        nearest=float(optimum.kl(nearest, target).mean()),
+        nearest=float(optimum.kl(best, target).mean()),
+        lowest=float(objective(end)[0]),
+        farthest=table.farthest(objective.params(end), reference),
         needed=_enough(start, tolerance, predicted, 10**12),
     )
-    minimum = np.full_like(target, np.nan) if minimum is None else minimum
+    minimum = np.full_like(target, nan) if minimum is None else minimum
     return Convergence(
         verdict, reason, path.step, kl, kl if distance is None else own, predicted, _slope(path.step, left), lr, limit,
-        target, table.policy(path.params), minimum, nearest, components, path.value, path.params,
+        target, table.policy(path.params), minimum, best, components, path.value, path.params,
     )
 
 
 def _verdict(path: _Path, lr: float, first_limit: float, limit: float, tolerance: float, components: Array,
-             table: _Table, far: float | None, nearest: float, needed: int) -> tuple[str, str]:
-    """far, nearest: KL(π || π*) of the loss's minimum and of the nearest policy of the class"""
+             table: _Table, far: float | None, nearest: float, lowest: float, farthest: float,
+             needed: int) -> tuple[str, str]:
+    """far, nearest: KL(π || π*) of the loss's minimum and of the class's nearest policy. lowest, farthest: the loss and
+    the largest |log π/π_ref| where the search for that minimum ended.
+    """
     kl, steps = float(path.measured[-1, 0]), int(path.step[-1])
-    if path.burst or (path.value > path.first and lr >= min(limit, first_limit)):
+    if path.burst or (path.value > path.first and lr >= np.fmin(limit, first_limit)):
         at_minimum = "" if far is None else f", {limit:.4g} at the minimum"
         return "step too large", f"lr is {lr:.4g}; descent diverges from {first_limit:.4g} at the reference{at_minimum}"
     if kl <= tolerance:
         return "converged", f"KL(π || π*) is {kl:.3g} nats after {steps} steps"
-    if far is None:
+    if far is None and not farthest < RUN_OFF:
         return "no minimum", f"the loss falls without end, to {path.value:.6g} after {steps} steps"
+    if far is None:
+        return "undecided", (
+            f"the loss's minimum was not found: the search for it ended at {lowest:.6g}, on an edge or in a valley too "
+            "narrow"
+        )
     if far <= tolerance and lr >= limit:
         return "step too large", f"lr is {lr:.4g}; descent diverges from {limit:.4g} at π*"
     if far <= tolerance:
@@ -216,6 +227,11 @@ class _Table(NamedTuple):
     def kl(self, params: Params, target: Array) -> float:
         return float(optimum.kl(self.policy(params), target).mean())
 
+    def farthest(self, params: Params, reference: Params) -> float:
+        """max |log π/π_ref|"""
+        log_pi, log_ref = (self.read(x)[0][self.present] for x in (params, reference))
+        return float(abs(log_pi - log_ref).max())
+
 
 def _wins(pairs: Preferences) -> Array:
     wins = np.zeros((len(pairs.responses),) * 2)
@@ -251,24 +267,32 @@ class _Objective(NamedTuple):
         return (H + H.T) / 2
 
 
-def _minimum(objective: _Objective, x: Array) -> Array | None:
-    """L-BFGS, then Newton steps in the directions that the loss sees, until these are rounding; None where they stay
-    large: the loss falls without end.
+def _minimum(objective: _Objective, table: _Table, x: Array, tolerance: float) -> tuple[Array, bool]:
+    """L-BFGS, then Newton steps in the directions that the loss sees, until these are rounding; and whether that is the
+    minimum. If the loss falls without end, each step moves some log-prob by about a nat.
+
+    Where parameters are many, the loss may be a valley too narrow and crooked for such steps; but then all that is left
+    along it may be less than `tolerance` asks for.
     """
     with np.errstate(all="ignore"):
         x = minimize(objective, x, jac=True, method="L-BFGS-B", options={"maxfun": 2000, "gtol": 1e-9, "ftol": 0.0}).x
         for _ in range(30):
-            H = objective.hessian(x)
+            (_, slope), H = objective(x), objective.hessian(x)
             if not np.isfinite(H).all():
-                return None
+                return x, False
             along, curvature = _seen(H)
             if not curvature.size:
-                return None
-            step = along @ np.linalg.solve(curvature, along.T @ objective(x)[1])
-            x = x - step
+                return x, False
+            step = along @ np.linalg.solve(curvature, along.T @ slope)
             if np.linalg.norm(step) <= 1e-11 * (1 + np.linalg.norm(x)):
-                return x
-    return None
+                return x - step, True
+            if not np.linalg.norm(objective(x - step)[1]) < np.linalg.norm(slope):
+                break
+            x = x - step
+        log_pi = table.read(objective.params(x - 1e-40j * step))[0]
+    move = np.where(table.present, log_pi.imag / 1e-40, 0.0)
+    kl = (np.exp(log_pi.real) * move**2).sum(axis=1).mean() / 2  # of the step, to second order
+    return x, bool(abs(move).max() <= 1e-3 and kl <= tolerance / 10)
 
 
 def _seen(H: Array) -> tuple[Array, Array]:
@@ -282,8 +306,8 @@ def _log(p: Array) -> Array:
     return np.log(p, out=np.zeros_like(p), where=p > 0)
 
 
-def _nearest(objective: _Objective, table: _Table, target: Array, x: Array) -> Array:
-    """argmin over the class of KL(π || π*), from x:   ∂/∂log π(y) = π(y) (log π(y)/π*(y) - KL)"""
+def _nearest(objective: _Objective, table: _Table, target: Array, starts: list[Array], tolerance: float) -> Array:
+    """argmin over the class of KL(π || π*), from each start in turn:   ∂/∂log π(y) = π(y) (log π(y)/π*(y) - KL)"""
     def distance(x: Array) -> tuple[float, Array]:
         log_pi, back = table.read(objective.params(x))
         pi = np.exp(log_pi)
@@ -293,7 +317,12 @@ def _nearest(objective: _Objective, table: _Table, target: Array, x: Array) -> A
         d[table.rows[table.present]] = (pi * (apart - kl) / len(pi))[table.present]
         return float(kl.mean()), objective.free(back({"logp": d}))
 
-    best: Array = minimize(distance, x, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "gtol": 1e-12}).x
+    found = []
+    for start in starts:
+        found.append(minimize(distance, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "gtol": 1e-12}))
+        if found[-1].fun <= tolerance:
+            break
+    best: Array = min(found, key=lambda end: float(end.fun)).x
     return best
 
 
