@@ -34,7 +34,7 @@ def minimize(
     """argmin f, f convex and above 0, shape of start (n,): Newton's method, steps halved until f falls enough
 
     f(x) is a number, derivatives(x) the gradient (n,) and the Hessian (n, n), which is positive definite. Raises
-    `ArithmeticError` where `steps` steps are not enough.
+    `ArithmeticError` where `steps` steps are not enough, and where rounding leaves no way to go.
 
     >>> minimize(lambda x: np.cosh(x).sum(), lambda x: (np.sinh(x), np.diag(np.cosh(x))), np.array([3.0]), 20).round(12)
     array([0.])
@@ -42,14 +42,19 @@ def minimize(
     x, previous = start, float("inf")
     for _ in range(steps):
         value, (slope, hessian) = f(x), derivatives(x)
-        step = -np.linalg.solve(hessian, slope)
+        try:
+            step = -np.linalg.solve(hessian, slope)
+        except np.linalg.LinAlgError:
+            raise ArithmeticError("newton is stuck: the Hessian is singular but for rounding") from None
         fall, size = -float(slope @ step), 1.0
         if fall <= 1e4 * np.finfo(float).eps * value:
             # f is too coarsely rounded to judge such a step; each squares the error, until the slope is rounding alone
             if fall >= previous / 4:
                 return x
         else:
-            while f(x + size * step) > value - size * fall / 4:
+            while not f(x + size * step) <= value - size * fall / 4:
                 size /= 2
+                if size < 1e-16:
+                    raise ArithmeticError(f"newton is stuck: L would still fall by {fall / 2:.3g}, but for rounding")
         x, previous = x + size * step, fall
     raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {previous / 2:.3g}")

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from ._checks import Array, distribution, positive, same_responses, square
+from ._checks import Array, _reject, distribution, positive, same_responses, square
 from .graph import laplacian, pseudoinverse
 from .optimum import boltzmann, curvature
 from .population import newton
@@ -67,7 +67,9 @@ def _information(wins: ArrayLike) -> tuple[Array, Array, Array]:
     """r, F⁺ and V"""
     wins = square("wins", wins)
     r = newton(wins, 1.0)
-    share: Array = wins / wins.sum(axis=(-2, -1), keepdims=True)
+    total = wins.sum(axis=(-2, -1))
+    _reject("the sum of wins", total, total == 0, "expected comparisons")
+    share: Array = wins / total[..., None, None]
     surprise = expit(r[..., None, :] - r[..., :, None])  # σ(-m)
     scatter = share * surprise**2
     return r, pseudoinverse((share + share.mT) * (surprise * surprise.mT)), laplacian(scatter + scatter.mT)

@@ -52,7 +52,7 @@ def dpo_margin(t: ArrayLike, beta: float, p: ArrayLike = 1.0, start: ArrayLike =
         zeta = np.maximum(total / (1 + b), np.where(b > 1, wrightomega(total + a - log_b) - a, 0))
         for _ in range(8):  # four are enough from here
             E = _damped(q, zeta)
-            rise = np.where(b < np.inf, np.log1p(b * E), np.logaddexp(0, log_b + np.log(E)))
+            rise = np.where(b * E < np.inf, np.log1p(b * E), np.logaddexp(0, log_b + np.log(E)))
             zeta = zeta + (total - zeta - rise) / (1 + np.exp(log_b - q * zeta - rise))
     return sign * (start + np.where(zeta < total / 2, total - zeta, rise))
 

@@ -187,7 +187,8 @@ def ipo_pairs(ref: ArrayLike, wins: ArrayLike, tau: float) -> Array:
 
     Azar et al. 2023, arXiv:2310.12036, eq. 17.
 
-    Raises `ValueError` where the comparisons do not connect all responses.
+    Raises `ValueError` where the comparisons do not connect all responses, `ArithmeticError` where weights are too
+    different for float64.
 
     >>> ipo_pairs([0.5, 0.5], [[0.0, 1.0], [0.0, 0.0]], tau=0.5).round(8)  # σ(1/(2τ))
     array([0.73105858, 0.26894142])
@@ -199,7 +200,10 @@ def ipo_pairs(ref: ArrayLike, wins: ArrayLike, tau: float) -> Array:
     require_connected("wins", wins)
     target = (wins.sum(axis=-1) - wins.sum(axis=-2)) / 2
     u = np.zeros(target.shape)  # only differences matter: u[0] is held
-    u[..., 1:] = np.linalg.solve(laplacian(wins + wins.mT)[..., 1:, 1:], target[..., 1:, None])[..., 0]
+    try:
+        u[..., 1:] = np.linalg.solve(laplacian(wins + wins.mT)[..., 1:, 1:], target[..., 1:, None])[..., 0]
+    except np.linalg.LinAlgError:
+        raise ArithmeticError("wins has weights too different for float64: the equations are singular") from None
     return boltzmann(ref, u, positive("tau", tau))
 
 
@@ -361,7 +365,7 @@ def sppo(ref: ArrayLike, mu: ArrayLike, win_rate: ArrayLike, beta: float) -> Arr
         log_ref, log_mu = np.log(ref), np.log(np.where(mu > 0, mu, 1))
     total = logsumexp(log_ref + t, axis=-1)
     K = ref.shape[-1]
-    _reject("the sum of ref exp((win_rate - 1/2)/beta)", np.exp(total),
+    _reject("the sum of ref exp((win_rate - 1/2)/beta)", np.exp(np.minimum(total, 0)),
             total < -8 * K * np.finfo(float).eps * (1 + abs(t).max()), "expected at least 1")
 
     def log_pi(lam: Array) -> Array:
@@ -386,7 +390,9 @@ def sft(mu: ArrayLike, win_rate: ArrayLike, length: ArrayLike | None = None) -> 
     tokens = np.ones(mu.shape[-1]) if length is None else _lengths(length)
     same_responses(mu=mu, win_rate=win_rate, length=tokens)
     chosen = mu * win_rate / tokens
-    share: Array = chosen / chosen.sum(axis=-1, keepdims=True)
+    total = chosen.sum(axis=-1)
+    _reject("the sum of mu * win_rate", total, total == 0, "expected some response to win")
+    share: Array = chosen / total[..., None]
     return share
 
 

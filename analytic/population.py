@@ -112,7 +112,7 @@ def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: Array
 
 
 def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_u L(u), shape (..., K), of mean 0: Newton's method from u = 0, steps halved until L falls enough
+    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps halved until L falls enough
 
     wins (..., K, K). Bradley-Terry labels of rewards r have it at r/β, up to a constant, whichever pairs are met as
     long as these connect all responses; then `policy(u, ref)` is π*. With labels that no reward explains it moves
@@ -120,7 +120,7 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
 
     Raises `ValueError`, naming the responses, where some are never compared with the others, so that the minimizer is
     not unique, and where some never lose to the others, so that there is none: L falls as those rise without end
-    (Ford 1957). Raises `ArithmeticError` where `steps` steps are not enough.
+    (Ford 1957). Raises `ArithmeticError` where `steps` steps are not enough, or weights too different for float64.
 
     >>> newton(bradley_terry_wins([1.0, 0.0, -1.0]), beta=0.5).round(12)
     array([ 2.,  0., -2.])
@@ -130,14 +130,14 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
     require_strongly_connected("wins", wins)
 
-    def u(x: Array) -> Array:
-        return np.append(0, x)  # u[0] held: only differences matter
+    def r(x: Array) -> Array:
+        return np.append(0, x)  # r[0] held: only differences matter
 
     def derivatives(x: Array) -> tuple[Array, Array]:
-        return gradient(u(x), wins, beta)[1:], hessian(u(x), wins, beta)[1:, 1:]
+        return gradient(r(x), wins, 1.0)[1:], hessian(r(x), wins, 1.0)[1:, 1:]
 
-    found = u(minimize(lambda x: objective(u(x), wins, beta), derivatives, np.zeros(len(wins) - 1), steps))
-    centered: Array = found - found.mean()
+    found = r(minimize(lambda x: objective(r(x), wins, 1.0), derivatives, np.zeros(len(wins) - 1), steps))
+    centered: Array = (found - found.mean()) / beta
     return centered
 
 

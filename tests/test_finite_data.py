@@ -86,6 +86,7 @@ def test_leading_axes_are_problems_of_their_own(rng):
          "wins never compares responses [0] and [1]; expected comparisons that connect all of them"),
         (lambda: finite_data.excess_loss([[0, 1], [0, 0]], 1),
          "wins has no minimizer: responses [0] never lose to the others; expected all to lose"),
+        (lambda: finite_data.excess_loss([[0]], 1), "the sum of wins is 0.0; expected comparisons"),
         (lambda: finite_data.excess_loss([[0, 1], [1, 0]], 0), "n is 0; expected one finite number above 0"),
         (lambda: finite_data.regret([0.5, 0.5], [[0, 1], [1, 0]], 0, 9),
          "beta is 0; expected one finite number above 0"),

@@ -175,6 +175,7 @@ def test_certain_labels_are_wrights_function():
         c = np.log(2 * t)
         assert_allclose(flow.dpo_margin(t, 1.0), c + (1 - c) / (2 * t), rtol=4 * EPS)
     assert flow.dpo_margin(1e300, 1.0, start=-1e4) == pytest.approx(np.log(2) + 300 * np.log(10), rel=4 * EPS)
+    assert flow.dpo_margin(6e307, 1e-8, start=-431.0) == pytest.approx(np.log(12) + 291 * np.log(10), rel=4 * EPS)
     assert flow.dpo_margin(1.0, 1.0, start=1e4) == 1e4 and flow.dpo_margin(1.0, 1.0, start=-1e4) == 2 - 1e4
 
 

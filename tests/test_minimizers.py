@@ -150,6 +150,15 @@ def test_ipo_is_least_squares(k, rng):
         f.vanishes_at(per_token, sharp=4, size=abs(np.log(per_token)).max() + 1 / tau)
 
 
+def test_ipo_with_weights_of_very_different_sizes():
+    """Heavy ones say u₀ - u₂ = -⅓; light ones alone place u₁, 4 (u₀ - u₁ + ½)² + 3 (u₁ - u₂ + ⅓)²."""
+    wins = np.array([[0, 1e-40, 1e40], [3e-40, 0, 1e-40], [2e40, 2e-40, 0]])
+    u = np.log(minimizers.ipo_pairs(np.full(3, 1 / 3), wins, 0.5))
+    assert_allclose([u[2] - u[0], u[1] - u[0]], [1 / 3, 2 / 7], rtol=1e-14)
+    with pytest.raises(ArithmeticError, match="wins has weights too different for float64"):
+        minimizers.ipo_pairs(np.full(3, 1 / 3), [[0, 1e-34, 1], [3e-85, 0, 1e-73], [1e-22, 9e36, 0]], 1)
+
+
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 @pytest.mark.parametrize("pairs", ["from mu", "any"])
 def test_sppo_meets_its_targets_as_well_as_a_normalized_table_can(pairs, labels, rng):
@@ -575,6 +584,7 @@ def test_sppo_is_not_an_exponential_of_win_rates_unless_beta_is_large():
              for beta in (0.1, 1, 10)]
     assert apart[0] > 0.1
     assert_allclose(apart[1] / apart[2], 1000, rtol=0.1)  # third order in 1/β: of the second, W takes a constant
+    assert_allclose(minimizers.sppo([0.5, 0.5], [0.5, 0.5], [0, 1], 5e-4), [0, 1], atol=1e-15)  # e^1000 is no float
 
 
 def test_sppo_from_other_responses_than_the_reference_gives_may_have_two_minima():
@@ -785,6 +795,7 @@ HALF = [0.5, 0.5]
         (lambda: minimizers.sppo(HALF, [1, 0], HALF, 1), "mu is 0.0 at [1]; expected above 0 wherever ref is"),
         (lambda: minimizers.sppo(HALF, HALF, [1, 2], 1), "win_rate is 2.0 at [1]; expected probabilities, from 0 to 1"),
         (lambda: minimizers.sft(HALF, HALF, [1, -1]), "length is -1.0 at [1]; expected numbers of tokens, above 0"),
+        (lambda: minimizers.sft([1, 0], [0, 1]), "the sum of mu * win_rate is 0.0; expected some response to win"),
         (lambda: minimizers.gpo_margin(0.5, "cubic"),
          "link is 'cubic'; expected 'logistic' or 'savage' or 'exponential' or 'squared' or 'truncated_squared'"
          " or 'hinge'"),

@@ -233,6 +233,15 @@ def test_newton_converges_on_weights_of_all_sizes(log_weights, reward, beta):
     assert_allclose(beta * population.newton(bt, beta), reward - reward.mean(), rtol=0, atol=room)
 
 
+def test_newton_takes_any_beta_and_no_weights_that_float64_cannot_compare():
+    wins = np.array([[0.0, 2.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    for beta in (1e-300, 1e300):  # β² is beyond float64
+        assert_allclose(beta * population.newton(wins, beta), population.newton(wins, 1.0), rtol=1e-14, atol=1e-15)
+    apart = [[0, 1e-52, 1e-94], [1e-40, 0, 1e82], [1e-28, 1e-73, 0]]
+    with pytest.raises(ArithmeticError, match="newton is stuck"):
+        population.newton(apart, 1.0)
+
+
 def test_newton_converges_where_undamped_steps_do_not():
     """Full steps from 0 run off to margins that leave the Hessian nothing; halved ones do not."""
     wins = np.zeros((5, 5))

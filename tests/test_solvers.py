@@ -47,3 +47,12 @@ def test_minimize_says_when_its_steps_are_not_enough():
     with pytest.raises(ArithmeticError, match=r"newton has not converged in 3 steps: L would still fall by \d"):
         _solvers.minimize(quartic, derivatives, np.array([8.0, -3.0]), 3)
     assert _solvers.minimize(quartic, derivatives, np.zeros(0), 3).shape == (0,)
+
+
+def test_minimize_says_when_rounding_leaves_no_way_to_go():
+    with pytest.raises(ArithmeticError, match="newton is stuck: the Hessian is singular"):
+        _solvers.minimize(lambda x: 1 + x @ x, lambda x: (2 * x, np.zeros((1, 1))), np.ones(1), 3)
+    with pytest.raises(ArithmeticError, match=r"newton is stuck: L would still fall by 2\b"):
+        _solvers.minimize(lambda x: 1.0, lambda x: (2 * x, np.eye(1)), np.ones(1), 3)  # a value that never falls
+    with pytest.raises(ArithmeticError, match="newton is stuck: L would still fall"):
+        _solvers.minimize(lambda x: np.where(x == 1, 1, np.nan).sum(), lambda x: (2 * x, np.eye(1)), np.ones(1), 3)
