@@ -133,12 +133,12 @@ def gradient_checks(directions: int = 20) -> list[Direction]:
     found = []
     for loss in (LOSSES["dpo"](beta=BETA), LOSSES["simpo"](), LOSSES["rpo"](beta=BETA)):
         _, grad = value_and_grad(policy, params, batch, loss)
-        for name, method in (("4-point differences in longdouble", finite_difference), ("complex steps", complex_step)):
+        for name, method in (("longdouble differences", finite_difference), ("complex steps", complex_step)):
             f = partial(_value, policy, batch, loss)
             checks = [check_gradient(f, params, grad, rng, method) for _ in range(directions)]
             error = max(abs(check.claimed - check.measured) / abs(check.measured) for check in checks)
             found.append(
-                Direction(f"{loss.name:<32} {name}", grad["W"].size, error, max(check.units for check in checks))
+                Direction(f"{loss.name:<46} {name}", grad["W"].size, error, max(check.units for check in checks))
             )
     return found
 
@@ -168,9 +168,9 @@ def gradients() -> tuple[list[str], Any, str]:
         f"a training step: byte bigram, {found[0].parameters:,} parameters, 24 pairs; the worst of 20 random "
         "directions",
         "",
-        f"{'loss':<32} {'against':<34} relative error   units of rounding",
+        f"{'loss':<46} {'against':<22} relative error   units of rounding",
     ]
-    lines += [f"{name:<67} {error:14.1e} {units:19.2f}" for name, _, error, units in found]
+    lines += [f"{name:<69} {error:14.1e} {units:19.2f}" for name, _, error, units in found]
     steps, errors = _step_sizes()
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for name, color in (
