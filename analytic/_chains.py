@@ -146,13 +146,16 @@ def transitions(table: Array, chain: Steps) -> Any:
 def solve(equations: Callable[[Array], Array], b: Array, restarts: int = 20) -> Array:
     """x with equations(x) = b, a linear function of columns; what rounding left of the residual is solved for once more
 
-    Raises `ArithmeticError` where GMRES does not converge, `LinAlgError` where LU meets a pivot of 0.
+    Raises `ArithmeticError` where GMRES does not converge, or LU meets a pivot of 0.
     """
     S, x, r = len(b), np.zeros(len(b)), b
     matrix = equations(np.eye(S)) if S <= DENSE else LinearOperator((S, S), matvec=equations, dtype=float)
     for accuracy in (1e-12, 1e-4):
         if S <= DENSE:
-            x = x + np.linalg.solve(matrix, r)
+            try:
+                x = x + np.linalg.solve(matrix, r)
+            except np.linalg.LinAlgError:
+                raise ArithmeticError("the equations are singular but for rounding: strings hardly ever end") from None
         else:
             x = x + gmres(matrix, r, rtol=accuracy, restart=100, maxiter=restarts)[0]
         r = b - equations(x)
@@ -181,6 +184,18 @@ def visit_counts(p: Array, chain: Steps) -> Array:
 
     N = solve(equations, chain.begin()) / often
     return np.asarray(chain.begin() + T.T @ np.maximum(N, 0))  # a last sweep, for what is rarely visited
+
+
+def require_few_tokens(name: str, p: Array, chain: Steps, tail: float, most: float) -> None:
+    """Raises `ArithmeticError` where it takes more than `most` tokens until less than `tail` of the strings is left, as
+    it would at one rate of ending
+    """
+    tokens = -np.log(tail) * visit_counts(p, chain).sum()
+    if tokens > most:
+        raise ArithmeticError(
+            f"strings of {name} are too long to be extended token by token: it takes about {tokens:.3g} tokens until "
+            f"less than {tail:g} of them is left; expected at most {most:.3g}"
+        )
 
 
 def divergence(N: Array, p: Array, q: Array) -> float:

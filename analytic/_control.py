@@ -96,8 +96,11 @@ def critical_beta(
     """
     chain = steps("ref", ref, following, start)
     log_ref, _ = settled(log_weights(model("ref", ref, chain)), chain)
+    free = log_radius(log_ref, 1.0, chain)
+    if not free < 0:
+        raise ArithmeticError("the spectral radius of ref is 1 but for rounding: its strings hardly ever end")
     if np.ndim(reward) == 0:
-        return max(float(finite("reward", reward)), 0.0) / -log_radius(log_ref, 1.0, chain)
+        return max(float(finite("reward", reward)), 0.0) / -free
     reward = rewards("reward", reward, chain)
     gains = np.where(log_ref > -np.inf, reward, -np.inf)
     rounding = 1e-13 * abs(gains[:, 1:]).max(where=gains[:, 1:] > -np.inf, initial=0)
@@ -109,7 +112,7 @@ def critical_beta(
     def log_r(t: float) -> float:  # convex in t = 1/β, and at most what it is at 0, plus m t
         return log_radius(log_ref + t * reward, 1.0, chain)
 
-    low = high = -log_r(0.0) / m
+    low = high = -free / m
     while log_r(high) < -1e-14:
         low, high = high, 2 * high
     return 1 / float(high if log_r(high) <= 1e-14 else brentq(log_r, low, high, xtol=1e-300))

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit
 
-from ._chains import Steps, advantages, model, rewards, steps, transitions
+from ._chains import Steps, advantages, model, require_few_tokens, rewards, steps, transitions
 from ._checks import Array, finite, positive
 
 __all__ = ["Truncated", "dpo_loss", "win_rate"]
+
+TOTALS = 4096.0  # of a kind: a table of each against each holds their square
 
 
 class Truncated(NamedTuple):
@@ -34,7 +36,8 @@ def win_rate(
     reward (S, V) holds whole numbers, ρ is `unit` times these, in nats. A product for each token and each of them; the
     totals of n tokens are up to n times as many as their range.
 
-    Raises `ValueError` where a reward is no whole number, and where tail is not between 0 and 1.
+    Raises `ValueError` where a reward is no whole number, and where tail is not between 0 and 1; `ArithmeticError`
+    where totals would be more than some 4,000.
 
     >>> half, at_once, tokens = [[0.5, 0.5], [0.5, 0.5]], [[1.0, 0.0], [1.0, 0.0]], [[0, 1], [0, 1]]
     >>> round(win_rate(half, at_once, tokens, unit=1e3).value, 12)  # ties, half of the time, count half
@@ -42,7 +45,7 @@ def win_rate(
     """
     chain = steps("p", p, following, start)
     p, q, counts = model("p", p, chain), model("q", q, chain), _whole("reward", reward, chain)
-    first, second = (_totals(table, counts[None], tail, chain) for table in (p, q))
+    first, second = (_totals(name, table, counts[None], tail, chain) for name, table in (("p", p), ("q", q)))
     margin = finite("unit", unit) * np.subtract.outer(first.values(0), second.values(0))
     known = first.mass @ expit(margin) @ second.mass
     unknown = 1 - (1 - first.left) * (1 - second.left)
@@ -59,7 +62,8 @@ def dpo_loss(
     log π/π_ref is summed over tokens, like r: log_ratio and reward (S, V) hold whole numbers, of units[0] and units[1]
     nats. Rafailov et al. 2023, arXiv:2305.18290, eq. 7, its expectation taken over all strings.
 
-    Raises `ValueError` where a table holds no whole numbers, and where tail is not between 0 and 1.
+    Raises `ValueError` where a table holds no whole numbers, and where tail is not between 0 and 1; `ArithmeticError`
+    where totals would be more than some 4,000.
 
     >>> half, tokens = [[0.5, 0.5], [0.5, 0.5]], [[0, 1], [0, 1]]
     >>> round(dpo_loss(half, tokens, tokens, beta=1.0, units=(0.0, 1.0)).value, 6)  # log 2: π is π_ref
@@ -68,7 +72,7 @@ def dpo_loss(
     chain = steps("mu", mu, following, start)
     mu, beta, (u_unit, r_unit) = model("mu", mu, chain), positive("beta", beta), finite("units", units)
     counts = np.stack([_whole("log_ratio", log_ratio, chain), _whole("reward", reward, chain)])
-    pairs = _totals(mu, counts, tail, chain)
+    pairs = _totals("mu", mu, counts, tail, chain)
     u, r = u_unit * pairs.values(0), r_unit * pairs.values(1)
     loss = -log_expit(beta * np.subtract.outer(u, u))
     known = 2 * float((expit(np.subtract.outer(r, r)) * (pairs.mass.T @ loss @ pairs.mass)).sum())
@@ -89,12 +93,13 @@ class _Totals(NamedTuple):
         return np.asarray(self.low[which] + np.arange(self.mass.shape[which]), float)
 
 
-def _totals(p: Array, counts: Array, tail: float, chain: Steps) -> _Totals:
+def _totals(name: str, p: Array, counts: Array, tail: float, chain: Steps) -> _Totals:
     """The joint distribution of the totals of D tables of whole numbers, counts (D, S, V), over strings of p"""
     if not (np.ndim(tail) == 0 and 0 < tail < 1):
         raise ValueError(f"tail is {tail}; expected a probability between 0 and 1")
     kinds, kind = np.unique(counts[:, p > 0], axis=1, return_inverse=True)
     low, high = np.minimum(kinds.min(axis=1), 0), np.maximum(kinds.max(axis=1), 0)
+    require_few_tokens(name, p, chain, tail, TOTALS / float(max((high - low).max(), 1)))
     moves = []
     for k, by in enumerate(kinds.T - low):
         weights = np.zeros(p.shape)

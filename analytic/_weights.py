@@ -65,7 +65,7 @@ def _refined(V: Array, G: Array, beta: float, chain: Steps, restarts: int) -> Ar
             return None
         try:
             v = forward(transitions(A, chain), A[:, 0], restarts)
-        except (np.linalg.LinAlgError, ArithmeticError):
+        except ArithmeticError:
             return None
         if not (np.isfinite(v).all() and v.min() > np.exp(-LARGEST)):
             return None

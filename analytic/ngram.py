@@ -25,7 +25,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
 
-from ._chains import Steps, advantages, divergence, forward, model, rewards, steps, transitions, visit_counts
+from ._chains import (
+    Steps,
+    advantages,
+    divergence,
+    forward,
+    model,
+    require_few_tokens,
+    rewards,
+    steps,
+    transitions,
+    visit_counts,
+)
 from ._checks import Array, positive
 from ._control import (
     Values,
@@ -92,7 +103,7 @@ def length_pmf(
 ) -> Array:
     """P(|y| = n) = e_startᵀ Tⁿ p(end), n = 0 ... longest, (longest + 1,); until less than 1e-16 is left, unless told
 
-    A product a token: some 37 E|y| of them, unless `longest` is given.
+    A product a token: some 37 E|y| of them, unless `longest` is given; `ArithmeticError` beyond ten million.
 
     >>> length_pmf([[0.2, 0.8], [0.5, 0.5]], longest=3)
     array([0.2, 0.4, 0.2, 0.1])
@@ -101,6 +112,8 @@ def length_pmf(
     p = model("p", p, chain)
     if longest is not None and not (isinstance(longest, int | np.integer) and longest >= 0):
         raise ValueError(f"longest is {longest}; expected a number of tokens, at least 0, or None")
+    if longest is None:
+        require_few_tokens("p", p, chain, 1e-16, 10_000_000)
     T, unfinished = transitions(p, chain), chain.begin()
     pmf: list[float] = []
     while unfinished.sum() > 1e-16 if longest is None else len(pmf) <= longest:

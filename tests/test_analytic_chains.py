@@ -118,8 +118,27 @@ def test_a_hundred_products_see_a_hundred_tokens(sixty, found):
 
 
 def test_lu_says_that_a_matrix_is_singular():
-    with pytest.raises(np.linalg.LinAlgError):
+    with pytest.raises(ArithmeticError, match="the equations are singular but for rounding"):
         _chains.forward(np.eye(2), np.ones(2))
+    with pytest.raises(ArithmeticError, match="strings hardly ever end"):
+        ngram.expected_length([[1.0, 1e-238], [1e-184, 1.0]])
+
+
+def test_strings_that_hardly_ever_end_are_not_walked():
+    """A context that ends once in 10¹² tokens: equations tell its length, but no sum token by token would return."""
+    long = [[1e-12, 1 - 1e-12]]
+    assert_allclose(ngram.expected_length(long), 1e12, rtol=1e-4)  # 1 - 1e-12 is rounded to 1e-16
+    what = "too long to be extended token by token: it takes about"
+    with pytest.raises(ArithmeticError, match=f"strings of p are {what} 3.68e\\+13 tokens"):
+        ngram.length_pmf(long)
+    assert ngram.length_pmf(long, longest=3).shape == (4,)
+    with pytest.raises(ArithmeticError, match=f"strings of q are {what}"):
+        ngram.win_rate([[0.5, 0.5]], long, [[0, 1]])
+    with pytest.raises(ArithmeticError, match=f"strings of mu are {what}"):
+        ngram.dpo_loss(long, [[0, 1]], [[0, 1]], 0.1)
+    for reward in (1.0, [[0.0, 1.0]]):
+        with pytest.raises(ArithmeticError, match="spectral radius of ref is 1 but for rounding"):
+            ngram.critical_beta([[1e-143, 1.0]], reward)
 
 
 @pytest.mark.parametrize("seed", range(5))

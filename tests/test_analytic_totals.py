@@ -93,13 +93,13 @@ def test_from_what_is_summed_to_what_is_stated():
 def test_totals_have_the_moments_of_the_linear_equations():
     """And the strings not finished are those of `length` tokens or more."""
     chain = _chains.steps("p", P, None, 0)
-    found = _totals._totals(P, np.stack([COUNTS, RATIO]), 1e-12, chain)
+    found = _totals._totals("p", P, np.stack([COUNTS, RATIO]), 1e-12, chain)
     for which, counts in enumerate((COUNTS, RATIO)):
         mass, x = found.mass.sum(axis=1 - which), found.values(which)
         assert_allclose(mass @ x, ngram.expected(P, counts), rtol=0, atol=1e-10)  # some 70 tokens of 1e-12
         assert_allclose(mass @ x**2 - (mass @ x) ** 2, ngram.variance(P, counts), rtol=0, atol=1e-7)
     assert_allclose(found.tokens, ngram.expected_length(P) + 1, rtol=1e-14)
-    cut = _totals._totals(P, COUNTS[None], 0.3, chain)
+    cut = _totals._totals("p", P, COUNTS[None], 0.3, chain)
     pmf, n = ngram.length_pmf(P), np.arange(len(ngram.length_pmf(P)))
     longer = n >= next(length for length in n if pmf[length:].sum() <= 0.3)
     assert_allclose(cut.left, pmf[longer].sum(), rtol=1e-14)

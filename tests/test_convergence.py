@@ -160,10 +160,13 @@ def test_a_loss_may_lead_far_from_the_optimum_and_the_class_still_hold_it():
     np.testing.assert_allclose(found.best, found.optimum, atol=1e-4)
 
 
-def test_more_parameters_than_responses(rng):
-    """A transformer holds π* many times over; the loss is nearly flat along most of what it can do."""
-    policy = GPT(vocab=3, context=4, width=4, heads=2, depth=1, hidden=4)
-    found = check_convergence(policy, strings(3, 2, len), DPO, 0.5, policy.init(rng), steps=100)
+def test_more_parameters_than_responses():
+    """A transformer holds π* many times over; the loss is nearly flat along most of what it can do, and Newton's steps
+    lead away. But where the search began to stray, no more than this was left.
+    """
+    policy = GPT(vocab=3, context=6, width=3, heads=1, depth=1, hidden=3)
+    world = strings(3, 4, lambda y: sum(v == 1 for v in y) - 0.5 * len(y))
+    found = check_convergence(policy, world, DPO, 0.5, policy.init(np.random.default_rng(2)), steps=50)
     assert found.verdict == "too few steps"
     np.testing.assert_allclose(found.minimum, found.optimum, atol=1e-4)
 

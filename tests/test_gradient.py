@@ -543,6 +543,18 @@ def test_the_smallest_case():
     np.testing.assert_allclose(grad["W"], [[q, -q], [0, 0]], rtol=4 * EPS)
 
 
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (2, 1)])
+def test_logits_of_no_rows_and_of_one_token(policy, shape, rng):
+    policy = POLICIES[policy]()
+    params = params_of(policy, rng)
+    logits, pullback = policy.logits(params, np.zeros(shape, int))
+    assert logits.shape == (*shape, policy.vocab)
+    grads = pullback(np.zeros_like(logits))
+    assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in params.items()}
+    assert not any(g.any() for g in grads.values())
+
+
 def test_logits_too_large_to_exponentiate():
     W = np.array([[1e308, -1e308], [1e300, 1e300]])
     for policy in (NGram(vocab=2), Plain(NGram(vocab=2))):

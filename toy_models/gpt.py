@@ -81,7 +81,7 @@ def attention(qkv: Array, T: int, heads: int) -> tuple[Array, Callable[[Array], 
         d = np.stack([dS @ k, dS.mT @ q, A.mT @ do])  # (3, ..., N, heads, T, d)
         return np.moveaxis(d, (0, -3), (-3, -2)).reshape(qkv.shape)
 
-    return np.moveaxis(A @ v, -3, -2).reshape(*qkv.shape[:-1], -1), pullback
+    return np.moveaxis(A @ v, -3, -2).reshape(*qkv.shape[:-1], qkv.shape[-1] // 3), pullback
 
 
 def gelu(x: Array) -> tuple[Array, Callable[[Array], Array]]:

@@ -82,7 +82,7 @@ class MLP:
         """Contexts, by number (S,), to logits (..., S, V)."""
         E, W, U = params["E"], params["W"], params["U"]
         window = ids[:, None] // self.vocab ** np.arange(self.order - 1) % self.vocab  # (S, n-1), the latest first
-        x = np.take(E, window.reshape(-1), axis=-2).reshape(*E.shape[:-2], len(ids), -1)
+        x = np.take(E, window.reshape(-1), axis=-2).reshape(*E.shape[:-2], len(ids), W.shape[-2])
         h = np.tanh(params["c"][..., None, :] + x @ W)
 
         def pullback(dlogits: Array) -> Params:

@@ -271,24 +271,31 @@ def _minimum(objective: _Objective, table: _Table, x: Array, tolerance: float) -
     """L-BFGS, then Newton steps in the directions that the loss sees, until these are rounding; and whether that is the
     minimum. If the loss falls without end, each step moves some log-prob by about a nat.
 
-    Where parameters are many, the loss may be a valley too narrow and crooked for such steps; but then all that is left
-    along it may be less than `tolerance` asks for.
+    Where parameters are many, the loss may be a valley too narrow and crooked for such steps, which lead away from it;
+    but then all that is left along it may be less than `tolerance` asks for.
     """
     with np.errstate(all="ignore"):
         x = minimize(objective, x, jac=True, method="L-BFGS-B", options={"maxfun": 2000, "gtol": 1e-9, "ftol": 0.0}).x
+        lowest, stray = (np.inf, x, x), 0
         for _ in range(30):
             (_, slope), H = objective(x), objective.hessian(x)
             if not np.isfinite(H).all():
-                return x, False
+                break
             along, curvature = _seen(H)
             if not curvature.size:
-                return x, False
+                break
             step = along @ np.linalg.solve(curvature, along.T @ slope)
             if np.linalg.norm(step) <= 1e-11 * (1 + np.linalg.norm(x)):
                 return x - step, True
-            if not np.linalg.norm(objective(x - step)[1]) < np.linalg.norm(slope):
+            size = float(np.linalg.norm(slope))
+            stray = 0 if size < lowest[0] else stray + 1
+            if stray > 3:
                 break
+            lowest = min(lowest, (size, x, step), key=lambda at: at[0])
             x = x - step
+        size, x, step = lowest
+        if size == np.inf:
+            return x, False
         log_pi = table.read(objective.params(x - 1e-40j * step))[0]
     move = np.where(table.present, log_pi.imag / 1e-40, 0.0)
     kl = (np.exp(log_pi.real) * move**2).sum(axis=1).mean() / 2  # of the step, to second order
