@@ -72,6 +72,10 @@ def escaped(text: str) -> str:
                     for k, part in enumerate(text.split("`")))
 
 
+def labelled(row: Row) -> str:
+    return escaped(row.what if row.holds else f"but not: {row.what}")
+
+
 def page() -> str:
     import exact_models
     import exact_tables
@@ -85,8 +89,7 @@ def page() -> str:
             parts.append("\n\n".join(text) + "\n\n")
             parts.append("| | predicted | measured | tolerance |\n| --- | ---: | ---: | ---: |\n")
             for row in found.rows():
-                what = row.what if row.holds else f"but not: {row.what}"
-                parts.append(f"| {escaped(what)} | {row.predicted:.10g} | {row.measured:.10g} "
+                parts.append(f"| {labelled(row)} | {row.predicted:.10g} | {row.measured:.10g} "
                              f"| {row.tolerance:.2g} |\n")
     return "".join(parts)
 

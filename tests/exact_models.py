@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 import dpo_numpy as dn
-from analytic import ngram
+from analytic import flow, ngram
 from dpo_numpy.gradient import read
 from toy_models import MLP, NGram, Tabular, World, bandit, strings
 
@@ -64,8 +64,10 @@ def smallest() -> Iterator[Row]:
         h = -np.log1p(np.exp(-x)) - np.log(0.6)
         x += 0.5 * 0.5 * expit(-0.5 * h) * expit(-x)
     fallen = -np.log1p(np.exp(-x)) - np.log1p(np.exp(x))
+    longer = ngram.expected_length(softmax(end["W"], axis=1)) - ngram.expected_length([[0.4, 0.6]])
     yield Row("log π(chosen) after 2000 steps from -1.43, β = 0.5, p = 0.6", fallen,
               log_probs(policy, end, pair.responses)[0], 1e-9)
+    yield Row("change of E|y|, p/(1-p)", np.exp(x) - 1.5, longer, 1e-6)
 
 
 @entry("A bystander takes the mass of both")
@@ -132,8 +134,8 @@ def edited() -> Iterator[Row]:
 
 @entry("Where weights are shared the chosen response may fall as a whole; a penalty on that prevents it")
 def penalized() -> Iterator[Row]:
-    """Ten random neural n-grams, a pair that differs in one token, 300 steps of DPO and of DPOP (Pal et al. 2024,
-    arXiv:2402.13228), λ = 50, from the same start.
+    """Ten random neural n-grams, a pair that differs in one token, 1,500 steps of 0.1 of DPO and of DPOP (Pal et al.
+    2024, arXiv:2402.13228), λ = 50, from the same start.
     """
     pair, policy, fallen = one_pair([1, 2, 3, 4, 1, 3, 0], [1, 2, 2, 4, 1, 3, 0]), MLP(5, 3, 3, 6), {}
     for name, loss in (("DPOP", dn.LOSSES["dpop"](beta=0.1, lam=50.0)), ("DPO", DPO(beta=0.1))):
@@ -141,7 +143,7 @@ def penalized() -> Iterator[Row]:
         for seed in range(10):
             rng = np.random.default_rng(seed)
             start = {name: rng.normal(size=p.shape) for name, p in policy.init(rng).items()}
-            end = trained(policy, start, pair, loss, 0.02 if name == "DPOP" else 0.5, 300)
+            end = trained(policy, start, pair, loss, 0.1, 1500)
             change = log_probs(policy, end, pair.responses) - log_probs(policy, start, pair.responses)
             falls, apart = falls + (change[0] < -0.05), apart + (change[0] > change[1])
         fallen[name] = falls
@@ -207,6 +209,12 @@ def unseen() -> Iterator[Row]:
         most = max([ref[2], *(softmax(step.params["W"])[0, 2] for step in steps)])
         top = ref[2] / (2 * np.sqrt(ref[0] * ref[1]) + ref[2]) if ref[1] > ref[0] else ref[2]
         yield Row(f"largest π(3) on the way from {ref}", top, most, 2e-6)  # steps of 0.08 pass the top this closely
+    end = trained(policy, start, pair, DPO(beta=1.0), 0.01, 4000)  # from the last of these
+    u = float(flow.dpo_margin(40.0, 1.0)) / 2  # what the pair's logits have moved, each its way
+    there = np.array(ref) * np.exp([u, -u, 0])
+    yield Row("π(3) after t = 40, by `flow.dpo_margin`", there[2] / there.sum(), softmax(end["W"])[0, 2], 1e-5)
+    end = trained(policy, start, pair, DPO(beta=1.0), 50.0, 4000)
+    yield Row("π(3) after 4,000 steps of 50", 0, softmax(end["W"])[0, 2], 1e-3)
 
 
 @entry("A single pair is convex in an n-gram's logits if and only if no context is the rejected's more often")
@@ -259,9 +267,15 @@ def beyond() -> Iterator[Row]:
     """Pairs of the 15 strings of at most 3 letters, a reward that is a sum over tokens; the loss is not convex"""
     policy, world = NGram(vocab=3), strings(3, 4, local)
     best, _ = ngram.optimum(REF, REWARD, 0.5)
-    rng = np.random.default_rng(3)
+    pairs, rng = world.population().with_reference(policy, {"W": np.log(REF)}), np.random.default_rng(3)
     for start in range(3):
-        W, _ = fitted(world, policy, rng.normal(size=(3, 3)), {"W": np.log(REF)}, 0.5)
+        W = rng.normal(size=(3, 3))
+        if not start:
+            H = np.stack([dn.value_and_grad(policy, {"W": W + 1e-30j * e}, pairs, DPO(beta=0.5))[1]["W"].ravel().imag
+                          for e in np.eye(9).reshape(9, 3, 3)]) / 1e-30
+            yield Row("convex there: the least eigenvalue of the Hessian, if below 0", 0,
+                      min(0.0, np.linalg.eigvalsh((H + H.T) / 2)[0]), 1e-3, holds=False)
+        W, _ = fitted(world, policy, W, {"W": np.log(REF)}, 0.5)
         p = softmax(W, axis=1)
         yield Row(f"KL(π || π*) over all strings, random start {start + 1}", 0, ngram.kl(p, best), 1e-10)
         yield Row("E|y|", ngram.expected_length(best), ngram.expected_length(p), 1e-6)

@@ -109,8 +109,8 @@ def frontier() -> Iterator[Row]:
     above = every @ r - temperature.frontier(ref, r, (every * np.log(every / ref)).sum(axis=1)).reward
     yield Row("policies of 2,000 random ones above the frontier", 0, (above > 1e-9).sum(), 0)
     ref, r = rng.dirichlet(np.full(5, 3.0)), rng.normal(size=5)
-    learners = [make() for name, make in dn.LOSSES.items() if set(make().needs) <= {"ref_logp", "length"}
-                and make().reads == ("logp",) and name not in ("bt_rm", "pl_rm")]
+    learners = [make() for make in dn.LOSSES.values() if set(make().needs) <= {"ref_logp", "length"}
+                and make().reads == ("logp",)]
     trained = [descended(ref, population.bradley_terry_wins(r), loss, steps=60) for loss in learners]
     trained += [sampling.best_of_n(ref, r, n) for n in (2, 5, 50)]
     above = [pi @ r - temperature.frontier(ref, r, optimum.kl(pi, ref)).reward for pi in trained]
@@ -311,7 +311,9 @@ def existence() -> Iterator[Row]:
 
 @entry("Certain labels: DPO's margin grows like a logarithm, IPO's stops")
 def certain() -> Iterator[Row]:
-    """Gradient flow on one pair of a table: m + e^m = 1 + 2β²t; IPO h = (1 - e^-4t)/2τ. Measured: steps of 0.001."""
+    """Gradient flow on one pair of a table: m + e^m = 1 + 2β²t; IPO h = (1 - e^-4t)/2τ. Measured: a thousand steps of
+    descent, of t/1000 each.
+    """
     pairs = dn.Preferences(bandit([[0.0, 0.0]]).responses, np.array([[0, 1]]))
     start = {"W": np.zeros((1, 2))}
     pairs = pairs.with_reference(Tabular(2), start)
@@ -538,9 +540,12 @@ def best_of_n() -> Iterator[Row]:
     yield Row("largest deviation of 200,000 draws from the pmf, in standard errors", 0,
               (abs(share - pmf) / error).max(), 4)
     yield Row("KL, above its bound (1: yes)", 0, float(optimum.kl(pmf, ref)) > np.log(4) - 0.75, 0)
+    yield Row("win rate, above its bound (1: yes)", 0, float(sampling.win_rate(pmf, ref, r)) > 4 / 5, 0)
     kl, cut = np.log(4) - 0.75, np.exp(-30.0)
     normal = quad(lambda x: 4 * norm.pdf(x) * norm.cdf(x) ** 3 * np.log(4 * max(norm.cdf(x), cut) ** 3), -8, 12)[0]
     yield Row("N(0,1) rewards, n = 4: KL by quadrature", kl, normal, 1e-6)
+    wins = quad(lambda x: 4 * norm.pdf(x) * norm.cdf(x) ** 4, -10, 12)[0]
+    yield Row("win rate by quadrature", sampling.best_of_n_bounds(4).win_rate, wins, 1e-9)
     mean = quad(lambda x: 4 * x * norm.pdf(x) * norm.cdf(x) ** 3, -10, 12)[0]
     yield Row("below the frontier √(2 KL) by", 0.0987, np.sqrt(2 * kl) - mean, 5e-5)
     kept = rng.random(200_000) < np.exp((r[draws[:, 0]] - r.max()) / 0.5)
@@ -624,7 +629,8 @@ def ranking() -> Iterator[Row]:
     """Correct if and only if loss <= -log σ(βc), c = log π_ref(rejected)/π_ref(chosen). Chen et al. 2024,
     arXiv:2405.19534."""
     for c, golden in ((5.0, 0.474077), (30.0, 0.048587)):
-        yield Row(f"threshold at β = 0.1, c = {c:g}", golden, float(-np.log(expit(0.1 * c))), 5e-7)
+        odds = metrics.ranking_loss(np.array([1.0, np.exp(c)]) / (1 + np.exp(c)), 0.1)[0, 1]
+        yield Row(f"threshold at β = 0.1, c = {c:g}", golden, float(odds), 5e-7)
     rng, wrong = np.random.default_rng(15), 0
     logp, ref_logp = rng.normal(size=(2, 4000, 2)) * 5
     value, _ = DPO(beta=0.3)(logp, ref_logp)
@@ -687,6 +693,7 @@ def coverage() -> Iterator[Row]:
         pi = np.concatenate([mass * best[:4] / best[:4].sum(), (1 - mass) * ref[4:] / ref[4:].sum()])
         losses.append(float(population.objective(np.log(pi / ref), wins, beta)))
         values.append(float(optimum.value(pi, ref, r, beta)))
+    yield Row("the largest loss, less the annotators' entropy", 0, max(losses) - float(population.entropy(wins)), 1e-12)
     yield Row("range of the loss", 0, np.ptp(losses), 1e-12)
     yield Row("range of J", 0, np.ptp(values), 0.05, holds=False)
 
@@ -713,12 +720,23 @@ def borda() -> Iterator[Row]:
 
 @entry("A cycle: DPO stays at the reference, self-play goes around Nash")
 def cycle() -> Iterator[Row]:
+    """Self-play is SPPO's iteration, η = ½, from the reference: it leaves Nash, and its mean comes near."""
     P = np.array([[0.5, 0.8, 0.2], [0.2, 0.5, 0.8], [0.8, 0.2, 0.5]])
     ref = np.array([0.5, 0.3, 0.2])
     found = descended(ref, P * (1 - np.eye(3)) / 6, DPO(beta=0.5))
     yield Row("max |π - π_ref| of DPO", 0, abs(found - ref).max(), 1e-9)
     nash = voting.nash(P)
     yield Row("Nash: max |π - uniform|", 0, abs(nash - FLAT).max(), 1e-9)
+    path, pi = [ref], ref
+    for _ in range(2000):
+        pi = pi * np.exp(0.5 * (P @ pi))
+        pi = pi / pi.sum()
+        path.append(pi)
+    yield Row("2,000 steps of self-play: max |difference|", 0,
+              abs(voting.self_play(P, ref, 0.5, 2000) - path).max(), 1e-9)
+    yield Row("those on which KL(Nash || π) fell", 0, (np.diff(-np.log(path).mean(axis=1)) < 0).sum(), 0)
+    yield Row("by how much the best answer beats their mean", 0, (P @ np.mean(path, axis=0)).max() - 0.5, 0.01)
+    yield Row("by how much it beats the last", 0, (P @ path[-1]).max() - 0.5, 0.01, holds=False)
     tau, pi = 0.5, ref
     for _ in range(3000):  # the fixed point by damped iteration
         pi = softmax(0.5 * np.log(pi) + 0.5 * (np.log(ref) + P @ pi / tau))
