@@ -28,7 +28,8 @@ Array = NDArray[Any]
 
 #: what a loss may be told; other facts are one a comparison, () or (B,) or (B, 1)
 OF_RESPONSES = ("ref_logp", "length", "full_length", "present", "reward", "score", "w", "win_rate")  # (B, K)
-OF_TOKENS = ("token_logp", "ref_token_logp", "mask")  # (B, K, T)
+OF_TOKENS = ("token_logp", "ref_token_logp", "old_token_logp", "token_entropy", "token_value", "old_token_value",
+             "token_return", "advantage", "mask")  # (B, K, T)
 UNLESS_TOLD = {"present": True, "margin": 0.0}
 
 
@@ -142,6 +143,8 @@ class Loss:
         of_comparisons = name not in (*OF_RESPONSES, *OF_TOKENS)
         if of_comparisons and fact.shape[-1:] == (1,):
             fact = fact[..., 0]
+        if name == "advantage" and fact.ndim == 2:  # (B, K), one a response: told by ndim, as K may be T
+            fact = fact[..., None]
         shape = rows[:-1] if of_comparisons else first.shape if name in OF_TOKENS else rows
         try:
             # (B,) would fit in the wrong direction where B = K

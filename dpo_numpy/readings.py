@@ -1,6 +1,6 @@
 """Arrow 2: from logits to the numbers a loss reads, and back.
 
-    logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp (..., T) | logp (...) | kl (...)
+    logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp, token_entropy (..., T) | logp, kl (...)
 
 `logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its
 value and a pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .numerics import kl_terms, log_normalizer, log_softmax
 from .preferences import Responses
 
-__all__ = ["READINGS", "sequence_kl", "sequence_logp", "token_logp"]
+__all__ = ["READINGS", "sequence_kl", "sequence_logp", "token_entropy", "token_logp"]
 
 Array = NDArray[Any]
 Pullback = Callable[[Array], Array]
@@ -126,6 +126,46 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
     return total, pullback
 
 
+def token_entropy(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
+    """Hₜ = -Σᵥ pᵥ log pᵥ, p = softmax(logitsₜ₋₁), on the mask, 0 off it;  dHₜ/dlogitsₜ₋₁ᵥ = -pᵥ (log pᵥ + Hₜ)
+
+    The entropy of the distribution that token t was drawn from, in nats; which token it was does not matter. Computed
+    as log Σ eᵇ - Σ p b and -p (b - Σ p b), b = logits - their largest: two numbers that are never negative, of which a
+    nearly certain token keeps all digits, and differences of logits, which vanish with the slope where all are alike. A
+    logit of -inf has no share. Shapes, alignment and errors as in `token_logp`.
+
+    >>> value, pullback = token_entropy(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]]))
+    >>> value
+    array([[0.        , 0.69314718, 0.        ]])
+    """
+    where, _ = _scored(logits, tokens, mask)
+    flat = logits.reshape(-1, logits.shape[-1])
+    value = np.zeros(logits.shape[:-1], logits.dtype)
+
+    def parts(block: slice) -> tuple[Array, Array, Array, Array]:
+        """p, b, Σ p b and log Σ eᵇ"""
+        x = flat[where[block]]
+        p = x.copy()
+        top, rest = log_normalizer(p)
+        p *= np.exp(-rest)[:, None]
+        below = np.where(p == 0, 0, x - top[:, None])  # -inf where the logit is
+        return p, below, (p * below).sum(axis=-1), rest
+
+    for block in _blocks(len(where), flat.shape[-1]):
+        _, _, mean, rest = parts(block)
+        value.reshape(-1)[where[block] + 1] = rest - mean
+
+    def pullback(dvalue: Array) -> Array:
+        dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
+        dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+        for block in _blocks(len(where), flat.shape[-1]):
+            p, below, mean, _ = parts(block)
+            dflat[where[block]] = -d[block, None] * p * (below - mean[:, None])
+        return dlogits
+
+    return value, pullback
+
+
 def _scored(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Array]:
     """Flat positions (row-major over `logits.shape[:-1]`) whose logits predict a masked token, and those tokens."""
     if tokens.shape != mask.shape or logits.shape[-1 - tokens.ndim:-1] != tokens.shape:
@@ -164,5 +204,6 @@ READINGS: dict[str, Callable[[Array, Responses], tuple[Array, Pullback]]] = {
     "logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.mask),
     "full_logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.whole),
     "token_logp": lambda logits, responses: token_logp(logits, responses.tokens, responses.mask),
+    "token_entropy": lambda logits, responses: token_entropy(logits, responses.tokens, responses.mask),
     "kl": _kl,
 }

@@ -10,7 +10,7 @@ from mpmath import mp, mpf
 from dpo_numpy import readings
 from dpo_numpy.check import check_gradient, complex_step, finite_difference
 from dpo_numpy.preferences import Responses
-from dpo_numpy.readings import READINGS, sequence_kl, sequence_logp, token_logp
+from dpo_numpy.readings import READINGS, sequence_kl, sequence_logp, token_entropy, token_logp
 
 EPS = np.finfo(float).eps
 #: As in Preferences: a prompt, the response, padding; the responses of different lengths, one of them with a gap.
@@ -35,7 +35,8 @@ def exact_log_softmax(row):
 def of(name, x, tokens, mask, seed=9):
     """A reading by name; the reference of the KL is random, and near for every second token."""
     if name != "kl":
-        return {"token_logp": token_logp, "logp": sequence_logp}[name](x, tokens, mask)
+        of_tokens = {"token_logp": token_logp, "logp": sequence_logp, "token_entropy": token_entropy}
+        return of_tokens[name](x, tokens, mask)
     rng = np.random.default_rng(seed)
     ref = rng.normal(size=x.shape)
     ref[..., ::2, :] = x.real[..., ::2, :] + 1e-6 * ref[..., ::2, :]
@@ -154,6 +155,40 @@ def test_float32_is_summed_in_float64():
     assert abs(tokenwise.sum(axis=1) - once).max() > 1e-4
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0])
+def test_token_entropy_against_the_definition(scale, dtype):
+    """Nearly level, ordinary, nearly certain: entropies of log V and of e⁻³⁰, slopes that vanish at either end."""
+    logits, tokens, mask = some(3, scale, dtype=dtype)
+    value, pullback = token_entropy(logits, tokens, mask)
+    grad = pullback(np.ones_like(value))
+    assert value.dtype == grad.dtype == dtype
+    assert not value[~mask].any()
+    eps, tiny = (oracle.number(getattr(np.finfo(dtype), name)) for name in ("eps", "tiny"))
+    largest = oracle.number(abs(logits).max())
+    with mp.workdps(200):
+        for b, t in np.argwhere(mask):
+            log_p = exact_log_softmax(logits[b, t - 1])
+            p = [mpmath.exp(x) for x in log_p]
+            entropy = -sum(x * y for x, y in zip(p, log_p, strict=True))
+            # a difference of logits moves by their rounding, and a probability by that share of itself
+            assert abs(oracle.number(value[b, t]) - entropy) <= eps * (8 + 2 * largest) * (entropy + tiny)
+            for v in range(V):
+                room = p[v] * (4 * largest + (8 + 2 * largest) * (abs(log_p[v] + entropy) + entropy))
+                room = min(room, p[v] * 8 * (largest + largest**2 * (V + 1)))
+                assert abs(oracle.number(grad[b, t - 1, v]) + p[v] * (log_p[v] + entropy)) <= eps * (room + 2 * largest * tiny)
+
+
+def test_token_entropy_of_the_certain_and_the_impossible():
+    """H = log(1 + e⁻⁵⁰) + 50 p of the token that it is not; what has no probability has no share."""
+    logits = np.array([[[50.0, 0.0, -np.inf], [0.0, -np.inf, -np.inf], [0.0, 0.0, 0.0]]])
+    tokens, mask = np.zeros((1, 3), int), np.array([[False, True, True]])
+    value, pullback = token_entropy(logits, tokens, mask)
+    p = np.exp(-50)
+    np.testing.assert_allclose(value, [[0, 51 * p, 0]], rtol=4 * EPS)
+    np.testing.assert_allclose(pullback(np.ones((1, 3))), [[[-50 * p, 50 * p, 0], [0, 0, 0], [0, 0, 0]]], rtol=4 * EPS)
+
+
 # ---- gradients
 
 @pytest.mark.parametrize("method", [finite_difference, complex_step])
@@ -216,7 +251,7 @@ def test_padding_and_prompt_are_invisible(name):
 
     value, grad = both(logits, tokens, mask, ref)
     padded_value, padded_grad = both(other, ids, wide, other_ref)
-    if name == "token_logp":
+    if name.startswith("token"):
         np.testing.assert_array_equal(padded_value, np.pad(value, more))
     else:  # NumPy adds 9 numbers in another order than 6: at most 5 roundings
         np.testing.assert_allclose(padded_value, value, rtol=5 * EPS)
@@ -265,14 +300,14 @@ def test_mask_of_nothing():
     assert not pullback(np.ones(3)).any()
 
 
-@pytest.mark.parametrize("name", ["logp", "token_logp", "kl"])
+@pytest.mark.parametrize("name", ["logp", "token_logp", "token_entropy", "kl"])
 def test_a_vocabulary_of_one_word(name):
     value, pullback = of(name, np.full((3, 6, 1), 0.3), np.zeros((3, 6), int), MASK)
     assert not value.any()
     assert not pullback(np.ones_like(value)).any()
 
 
-@pytest.mark.parametrize("name", ["logp", "token_logp", "kl"])
+@pytest.mark.parametrize("name", ["logp", "token_logp", "token_entropy", "kl"])
 def test_no_responses(name):
     value, pullback = of(name, np.zeros((0, 6, V)), np.zeros((0, 6), int), np.zeros((0, 6), bool))
     assert len(value) == 0
@@ -333,7 +368,8 @@ def test_registry_reads_what_the_functions_read():
     logits, tokens, mask = some(23)
     responses = Responses(tokens, mask)
     np.testing.assert_array_equal(READINGS["logp"](logits, responses)[0], sequence_logp(logits, tokens, mask)[0])
-    np.testing.assert_array_equal(READINGS["token_logp"](logits, responses)[0], token_logp(logits, tokens, mask)[0])
+    for name, reading in {"token_logp": token_logp, "token_entropy": token_entropy}.items():
+        np.testing.assert_array_equal(READINGS[name](logits, responses)[0], reading(logits, tokens, mask)[0])
 
 
 def test_registry_reads_kl_from_the_kept_reference():
