@@ -6,6 +6,7 @@
     readings.py     logits to log-probs and back                           numerics.py   overflow and cancellation
     scores.py       log-ratio, mean log-prob ...                           links.py      kernels and slopes, lifts
     losses.py       LOSSES, by name                                        gradient.py   the chain rule
+    surrogates.py   SURROGATES: policy gradients, token by token           advantages.py GRPO's, RLOO's, GAE
     preferences.py  Responses, Preferences                                 data          preference files, tokenizers
     estimates.py    KTO's z₀, BCO's shift, WPO's weights                   training.py   train; references that move
     optim.py        sgd, momentum, adam, clip
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "gae": "advantages", "group_advantage": "advantages", "penalized_reward": "advantages",
+    "rloo_advantage": "advantages", "whiten": "advantages",
     "check_gradient": "check", "complex_step": "check", "finite_difference": "check",
     "Examples": "data", "Bytes": "data", "Words": "data", "load": "data", "to_preferences": "data",
     "compare": "gradient", "read": "gradient", "scores_matrix": "gradient", "value_and_grad": "gradient",
@@ -32,12 +35,18 @@ _HOME = {
     "Optimizer": "optim", "adam": "optim", "clip": "optim", "global_norm": "optim", "momentum": "optim", "sgd": "optim",
     "Policy": "policy", "enumerate_responses": "policy", "exact_kl": "policy", "sample": "policy",
     "Preferences": "preferences", "Responses": "preferences",
-    "sequence_kl": "readings", "sequence_logp": "readings", "token_logp": "readings",
+    "sequence_kl": "readings", "sequence_logp": "readings", "token_entropy": "readings", "token_logp": "readings",
+    "SURROGATES": "surrogates",
     "Step": "training", "staged_reference": "training", "trailing_reference": "training", "train": "training",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .advantages import gae as gae
+    from .advantages import group_advantage as group_advantage
+    from .advantages import penalized_reward as penalized_reward
+    from .advantages import rloo_advantage as rloo_advantage
+    from .advantages import whiten as whiten
     from .check import check_gradient as check_gradient
     from .check import complex_step as complex_step
     from .check import finite_difference as finite_difference
@@ -71,7 +80,9 @@ if TYPE_CHECKING:
     from .preferences import Responses as Responses
     from .readings import sequence_kl as sequence_kl
     from .readings import sequence_logp as sequence_logp
+    from .readings import token_entropy as token_entropy
     from .readings import token_logp as token_logp
+    from .surrogates import SURROGATES as SURROGATES
     from .training import Step as Step
     from .training import staged_reference as staged_reference
     from .training import trailing_reference as trailing_reference

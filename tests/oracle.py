@@ -20,7 +20,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 AGREE = mpf(10) ** -25
-READINGS = ("logp", "full_logp", "token_logp", "kl", "reward")
+READINGS = ("logp", "full_logp", "token_logp", "token_entropy", "token_value", "kl", "reward")
 #: facts that count as exact, or as true and false
 EXACT = ("length", "full_length", "label", "mask", "present", "keep")
 
@@ -350,6 +350,88 @@ ORACLE = {
 }
 
 
+# ---- losses of tokens: rows of K responses
+
+def clip(x, low, high):
+    return Dual(mpf(low)) if x.x < low else Dual(mpf(high)) if x.x > high else x
+
+
+def _rho(r, k, t):
+    return exp(r.token_logp[k][t] - r.old_token_logp[k][t])
+
+
+def _advantage(r, k, t):
+    """one a response, or one a token"""
+    return r.advantage[k][t] if isinstance(r.advantage[k], list) else r.advantage[k]
+
+
+def _surrogate(rho, advantage, low, high):
+    plain, held = rho * advantage, clip(rho, 1 - low, 1 + high) * advantage
+    return held if held.x < plain.x else plain
+
+
+def _ppo(r, k, t, eps, dual=0):
+    gain = _surrogate(_rho(r, k, t), _advantage(r, k, t), eps, eps)
+    floor = dual * _advantage(r, k, t)
+    return -(floor if dual and _advantage(r, k, t).x < 0 and floor.x > gain.x else gain)
+
+
+def _gspo(r, k, t, eps_low, eps_high):
+    on = [u for u, here in enumerate(r.mask[k]) if here]
+    s = exp(total(r.token_logp[k][u] - r.old_token_logp[k][u] for u in on) / len(on))
+    return -_surrogate(s, _advantage(r, k, t), eps_low, eps_high)
+
+
+def _kl_estimate(r, k, t, estimator):
+    d = r.token_logp[k][t] - r.ref_token_logp[k][t]
+    return {"k1": d, "k2": d * d / 2, "k3": exp(-d) - 1 + d}[estimator]
+
+
+def _grpo(r, k, t, eps, eps_high, beta, estimator="k3"):
+    gain = _surrogate(_rho(r, k, t), _advantage(r, k, t), eps, eps_high)
+    return -gain + (beta * _kl_estimate(r, k, t, estimator) if beta else 0)
+
+
+def _value_clip(r, k, t, eps):
+    v, old, target = r.token_value[k][t], r.old_token_value[k][t], r.token_return[k][t]
+    plain, held = square(v - target), square(old + clip(v - old, -eps, eps) - target)
+    return (held if held.x > plain.x else plain) / 2
+
+
+def of_tokens(formula, reduction=None):
+    """A formula of each token, reduced as the hyper-parameter says, or always in one way"""
+    @coupled
+    def batched(batch, **hyper):
+        kind = reduction or hyper.pop("reduction")
+        length = hyper.pop("max_length", None)
+        rows = [[[formula(r, k, t, **hyper) for t, here in enumerate(mask) if here] for k, mask in enumerate(r.mask)]
+                for r in batch]
+        if kind == "tokens":
+            count = sum(len(response) for row in rows for response in row)
+            return [total(total(response) for response in row) * len(batch) / max(count, 1) for row in rows]
+        by = {"sequence_mean": lambda n: max(n, 1), "sequence_sum": lambda n: 1, "fixed": lambda n: length}[kind]
+        return [total(total(response) / by(len(response)) for response in row) / len(row) for row in rows]
+
+    return batched
+
+
+SURROGATES = {
+    "reinforce": of_tokens(lambda r, k, t: -_advantage(r, k, t) * r.token_logp[k][t]),
+    "ppo_clip": of_tokens(_ppo),
+    "grpo": of_tokens(_grpo),
+    "dr_grpo": of_tokens(_ppo, "fixed"),
+    "bnpo": of_tokens(lambda r, k, t, eps, beta: _grpo(r, k, t, eps, eps, beta), "tokens"),
+    "dapo": of_tokens(lambda r, k, t, eps_low, eps_high: _grpo(r, k, t, eps_low, eps_high, 0), "tokens"),
+    "gspo": of_tokens(_gspo, "sequence_mean"),
+    "cispo": of_tokens(lambda r, k, t, eps_low, eps_high: -stop(clip(_rho(r, k, t), 1 - eps_low, 1 + eps_high))
+                       * _advantage(r, k, t) * r.token_logp[k][t], "tokens"),
+    "kl": of_tokens(_kl_estimate),
+    "value_clip": of_tokens(_value_clip),
+    "entropy_bonus": of_tokens(lambda r, k, t, coefficient: -coefficient * r.token_entropy[k][t]),
+}
+FORMULAS = ORACLE | SURROGATES
+
+
 # ---- exact answers
 
 def exact(name, hyper, rows):
@@ -375,7 +457,7 @@ def moves(name, hyper, rows):
     """
     digits, value, grad = _settled(name, hyper, rows)
     dvalue, dgrad = [mpf(0)] * len(value), dict.fromkeys(grad, mpf(0))
-    coupled = hasattr(ORACLE[name], "coupled")
+    coupled = hasattr(FORMULAS[name], "coupled")
     for b, row in enumerate(rows):
         for key, entry in row.items():
             if key in EXACT:
@@ -403,7 +485,7 @@ def moves(name, hyper, rows):
 
 def _at(digits, name, hyper, rows):
     """Values, gradient, all of them in a list; None where so few digits end in log 0 or 1 / 0"""
-    formula = ORACLE[name]
+    formula = FORMULAS[name]
     with mp.workdps(digits):
         known = {key: x if isinstance(x, (str, bool)) else number(x) for key, x in hyper.items()}
         batch = [SimpleNamespace(**{key: _said(b, key, entry) for key, entry in row.items()})

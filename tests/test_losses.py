@@ -11,6 +11,7 @@ import strategies
 from mpmath import mpf
 
 from dpo_numpy.losses import LOSSES, UNLESS_TOLD, Loss
+from dpo_numpy.surrogates import SURROGATES
 
 EPS = np.finfo(float).eps
 
@@ -64,7 +65,7 @@ def units(name, hyper, read, facts, above=4.0):
     multiply that; so do scores, where the answer itself is so small. A mixture is as good as its terms: where they
     cancel, an ulp of theirs. What is at most `above` ulps of the answer is called that; its moves are not asked for.
     """
-    loss = LOSSES[name](**hyper)
+    loss = (LOSSES | SURROGATES)[name](**hyper)
     value, grad = loss(read, **facts)
     dtype = value.dtype.type
     limits = np.finfo(dtype)
@@ -100,8 +101,9 @@ def units(name, hyper, read, facts, above=4.0):
 def moves(name, hyper, rows, where):
     """How far one number moves with its inputs: looked for in its row alone, unless rows are coupled"""
     b, *rest = where if isinstance(where, tuple) else (where,)
-    start = 0 if hasattr(oracle.ORACLE[name], "coupled") else b
-    values, grads = oracle.moves(name, hyper, rows if hasattr(oracle.ORACLE[name], "coupled") else rows[b:b + 1])
+    coupled = hasattr(oracle.FORMULAS[name], "coupled")
+    start = 0 if coupled else b
+    values, grads = oracle.moves(name, hyper, rows if coupled else rows[b:b + 1])
     return grads[b - start, *rest] if rest else values[b - start]
 
 
