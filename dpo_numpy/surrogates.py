@@ -123,7 +123,7 @@ def value_error(v: Array, old: Array, target: Array, eps: float) -> tuple[Array,
     """
     error, moved = v - target, v - old
     held = (old - target) + np.clip(moved.real, -eps, eps)
-    stays = (abs(moved.real) > eps) & (abs(held) >= abs(error.real))
+    stays = ~((abs(moved.real) <= eps) | (abs(held) < abs(error.real)))  # also where there is a NaN, to pass it on
     return np.where(stays, held, error) ** 2 / 2, np.where(stays, 0, error)
 
 

@@ -16,11 +16,16 @@ HYPER = {
     "beta": (0.01, 10.0),
     "center": (0.0, 2.0),
     "clamp": (False, True),
+    "coefficient": (0.0, 2.0),
     "convention": ("paper", "order"),
     "delta": (0.0, 5.0),
     "detach": (False, True),
     "distance": ("kl", "reverse_kl", "squared"),
+    "dual": (1.1, 4.0),
     "eps": (0.0, 0.49),
+    "eps_high": (1e-4, 1.0),
+    "eps_low": (1e-4, 0.9),
+    "estimator": ("k1", "k2", "k3"),
     "eta": (0.01, 10.0),
     "f": ("log", "identity"),
     "floor": (0.0, 0.1),
@@ -29,6 +34,7 @@ HYPER = {
     "lam": (0.0, 100.0),
     "lam_d": (0.0, 3.0),
     "lam_u": (0.0, 3.0),
+    "max_length": (1.0, 1e4),
     "mixed": (False, True),
     "nll": ("sum", "mean", "tokens"),
     "penalty": ("inside", "outside"),
@@ -41,7 +47,10 @@ HYPER = {
     "w_g": (0.0, 2.0),
     "w_p": (0.0, 2.0),
     "w_q": (0.0, 2.0),
+    **{(name, "reduction"): ("sequence_mean", "sequence_sum", "tokens")
+       for name in ("reinforce", "ppo_clip", "grpo", "kl", "value_clip", "entropy_bonus")},
     ("alphapo", "alpha"): (-2.0, 2.0),
+    ("cispo", "eps_low"): (0.5, 2.0),
     ("discopop", "tau"): (0.01, 1.0),  # beyond, e⁻ˣ wins and the loss leaves the range of floats
     ("exo", "eps"): (0.001, 0.49),
     ("f_dpo_alpha", "alpha"): (-2.0, 2.0),
@@ -173,6 +182,37 @@ def draw(rng, loss, size, dtype, regime="ordinary"):
         read["token_logp"], facts["ref_token_logp"] = (x.reshape(mask.shape) * mask for x in (logp, ref_logp))
         facts["ref_logp"] = facts["ref_token_logp"].sum(axis=-1)
     return {name: read[name] for name in loss.reads}, {name: facts[name] for name in loss.needs}
+
+
+#: how the log-ratios of tokens lie
+RATIOS = {
+    "ordinary": lambda rng, shape: 0.3 * rng.normal(size=shape),
+    "on_policy": lambda rng, shape: np.zeros(shape),
+    "far": lambda rng, shape: rng.choice([-1, 1], shape) * 10 ** rng.uniform(0, 1.9, shape),  # e⁸⁰ is a float32 too
+}
+
+
+def draw_tokens(rng, loss, dtype, regime="ordinary", shape=(2, 3, 5)):
+    """Readings and facts of (B, K, T), as a loss of tokens takes them: gaps, responses without a token, equal rewards
+
+    Log-probs are multiples of 2⁻¹², so that their differences are exact: an error is the loss's own.
+    """
+    def grid(x):
+        return np.round(x * 2.0**12) / 2.0**12
+
+    mask = prefix(rng, shape) & (rng.random(shape) < 0.8)
+    from_old, from_ref = (grid(RATIOS[regime](rng, shape)) for _ in range(2))
+    logp = grid(-(10 ** rng.uniform(-2, 1, shape))) + np.minimum(0, np.minimum(from_old, from_ref))
+    old_value, error = rng.normal(size=(2, *shape))
+    per_token = rng.random() < 0.5
+    told = {
+        "mask": mask, "token_logp": logp, "old_token_logp": logp - from_old, "ref_token_logp": logp - from_ref,
+        "advantage": spread(rng, shape if per_token else shape[:2]), "token_entropy": rng.random(shape),
+        "old_token_value": grid(old_value), "token_return": grid(old_value + error),
+        "token_value": grid(old_value + RATIOS[regime](rng, shape)),
+    }
+    told = {name: x if name == "mask" else (x * mask if x.ndim == 3 else x).astype(dtype) for name, x in told.items()}
+    return {name: told[name] for name in loss.reads}, {name: told[name] for name in loss.needs}
 
 
 def within_reach(logp, ref_logp, facts):
