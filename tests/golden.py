@@ -25,7 +25,9 @@ from mpmath import mp, mpf
 from strategies import columns, domain
 
 from dpo_numpy.losses import LOSSES
+from dpo_numpy.surrogates import SURROGATES
 
+FACTORIES = LOSSES | SURROGATES
 FILE = Path(__file__).parents[1] / "dpo_numpy" / "conformance" / "golden.json"
 SEAMS = ("pair", "unpaired", "token", "batch", "sequence")
 FORMAT = 1
@@ -44,20 +46,29 @@ class Question(NamedTuple):
 
 #: what a hyper-parameter is where it is not the default; where one loss needs its own, under both names
 OTHER = {
-    "alpha": 0.3, "beta": 0.25, "center": 0.3, "delta": 1.5, "eps": 0.15, "eta": 0.6, "floor": 0.05, "gamma": 0.7,
-    "lam": 2.5, "lam_d": 1.25, "lam_u": 0.75, "tau": 0.4, "w_g": 0.7, "w_p": 0.5, "w_q": 0.3,
+    "alpha": 0.3, "beta": 0.25, "center": 0.3, "coefficient": 0.5, "delta": 1.5, "dual": 3.0, "eps": 0.15,
+    "eps_high": 0.35, "eps_low": 0.1, "eta": 0.6, "floor": 0.05, "gamma": 0.7, "lam": 2.5, "lam_d": 1.25, "lam_u": 0.75,
+    "max_length": 8.0, "tau": 0.4, "w_g": 0.7, "w_p": 0.5, "w_q": 0.3,
     ("alphapo", "alpha"): -0.5, ("alphapo", "beta"): 1.5, ("discopop", "tau"): 0.2, ("infonca", "alpha"): 0.5,
     ("ln_dpo", "beta"): 2.5, ("nca_listwise", "alpha"): 0.5, ("r_dpo", "alpha"): -0.02, ("simpo", "beta"): 2.5,
     ("sppo", "beta"): 0.05,
 }
 
 
+def defaults(name):
+    """Those of the signature; where one hyper-parameter follows another, that one's"""
+    default = {key: found.default for key, found in inspect.signature(FACTORIES[name]).parameters.items()}
+    return {key: default["eps"] if x is None else x for key, x in default.items()}
+
+
 def settings(name):
     """[(hyper-parameters, names of the inputs)]"""
-    default = {key: found.default for key, found in inspect.signature(LOSSES[name]).parameters.items()}
-    words = {key: domain(LOSSES[name], key) for key, x in default.items() if isinstance(x, (str, bool))}
+    default = defaults(name)
+    words = {key: domain(FACTORIES[name], key) for key, x in default.items() if isinstance(x, (str, bool))}
     other = {key: x if key in words else OTHER.get((name, key), OTHER.get(key)) for key, x in default.items()}
     choices = [{**other, key: x} for key, choices in words.items() for x in choices if x != default[key]]
+    if name in SURROGATES:
+        return [(default, tuple(RATIOS)), (other, tuple(RATIOS)), *((hyper, ("ordinary",)) for hyper in choices)]
     found = [(default, ("ordinary", "reference", "right", "wrong", "huge", "edge"))]
     found += [(other, ("ordinary", "reference", "right", "wrong"))] if other != default else []
     return found + [(hyper, ("ordinary", "reference", "wrong")) for hyper in choices]
@@ -151,6 +162,45 @@ def inputs(name, what, hyper):
     return {key: known[key] for key in (*loss.reads, *loss.needs)}
 
 
+# ---- what losses of tokens read and are told: (2, 2, 4)
+
+TOKEN_MASK = [[[False, True, True, True], [False, True, True, False]],
+              [[False, True, False, False], [False, True, True, True]]]
+OLD_TOKEN_LOGP = [[[0.0, -1.21, -0.35, -2.7], [0.0, -0.04, -3.3, 0.0]],
+                  [[0.0, -0.9, 0.0, 0.0], [0.0, -5.1, -0.62, -1.45]]]
+ADVANTAGE = [[1.2, -0.8], [-0.5, 0.7]]
+TOKEN_ENTROPY = [[[0.0, 1.1, 0.4, 0.9], [0.0, 0.02, 1.3, 0.0]], [[0.0, 0.7, 0.0, 0.0], [0.0, 1.6, 0.5, 1.0]]]
+#: log-ratios to the policy that sampled; to the reference they are some 0.3 from that, of either sign
+RATIOS = {
+    "ordinary": [[[0.0, 0.31, -0.07, -0.4], [0.0, -0.33, 0.12, 0.0]], [[0.0, 0.45, 0.0, 0.0], [0.0, 0.02, -0.5, 0.27]]],
+    "on_policy": [[[0.0] * 4] * 2] * 2,
+    "far": [[[0.0, -3.0, 0.3, -100.0], [0.0, -7.5, 2.5, 0.0]], [[0.0, 0.5, 0.0, 0.0], [0.0, 4.9, -0.6, -50.0]]],
+}
+
+
+def each(f, *arrays):
+    """f of the numbers of nested lists, place by place"""
+    if isinstance(arrays[0], list):
+        return [each(f, *rows) for rows in zip(*arrays, strict=True)]
+    return f(*arrays)
+
+
+def of_tokens(name, what, hyper):
+    loss, d = SURROGATES[name](**hyper), RATIOS[what]
+    apart = 0.0 if what == "on_policy" else 0.3
+    known = {
+        "mask": TOKEN_MASK, "old_token_logp": OLD_TOKEN_LOGP, "token_entropy": TOKEN_ENTROPY,
+        "token_logp": each(lambda old, d: min(0.0, old + d), OLD_TOKEN_LOGP, d),
+        "ref_token_logp": each(lambda old, here: old - apart if here else 0.0, OLD_TOKEN_LOGP, TOKEN_MASK),
+        "advantage": each(lambda d, here: round(math.sin(d), 2) if here else 0.0, d, TOKEN_MASK)  # one a token
+        if what == "far" else ADVANTAGE,
+        "old_token_value": TOKEN_ENTROPY,
+        "token_value": each(lambda old, d: old + d, TOKEN_ENTROPY, d),
+        "token_return": each(lambda x, here: 0.75 - x if here else 0.0, TOKEN_ENTROPY, TOKEN_MASK),
+    }
+    return {key: known[key] for key in (*loss.reads, *loss.needs)}
+
+
 # ---- logits
 
 #: the tokens (B, 2, T) of two comparisons, prompt, response, padding; and where the response is
@@ -216,15 +266,16 @@ FROM_LOGITS = {
 def seam_of(loss):
     if loss.coupled:
         return "batch"
-    return "token" if "token_logp" in loss.reads else "unpaired" if columns(loss) == 1 else "pair"
+    return "token" if loss.reads[0].startswith("token_") else "unpaired" if columns(loss) == 1 else "pair"
 
 
 def questions():
     asked = [Question("sequence", "logp", what, {}, told) for what, told in sequences()]
-    for name in LOSSES:
+    for name in FACTORIES:
+        ask = of_tokens if name in SURROGATES else inputs
         for hyper, whats in settings(name):
-            seam = seam_of(LOSSES[name](**hyper))
-            asked += [Question(seam, name, what, hyper, inputs(name, what, hyper)) for what in whats]
+            seam = seam_of(FACTORIES[name](**hyper))
+            asked += [Question(seam, name, what, hyper, ask(name, what, hyper)) for what in whats]
         if name in FROM_LOGITS:
             hyper = FROM_LOGITS[name]
             for what in LOGITS:
@@ -250,7 +301,7 @@ def answer(question):
         return [value for value, _ in found], {"logits": [grad for _, grad in found]}
     if "logits" in question.inputs:
         return through_logits(question)
-    loss = LOSSES[question.loss](**question.hyper)
+    loss = FACTORIES[question.loss](**question.hyper)
     value, slopes = oracle.exact(question.loss, question.hyper, rows_of(question.inputs))
     share = mpf(1)
     if question.seam == "batch":  # a weight of 1/B a row

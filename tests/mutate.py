@@ -447,6 +447,7 @@ def answers(case: dict[str, Any], dtype: type) -> list[Any]:
     """What the package under test says: the value and gradients, the readings in that dtype"""
     from dpo_numpy.losses import LOSSES
     from dpo_numpy.readings import sequence_logp
+    from dpo_numpy.surrogates import SURROGATES
 
     told = dict(case["inputs"])
     if "logits" in told:
@@ -456,9 +457,10 @@ def answers(case: dict[str, Any], dtype: type) -> list[Any]:
         told |= {"logp": logp, "length": told["mask"].sum(axis=-1)}
         if "ref_logits" in told:
             told["ref_logp"] = sequence_logp(told["ref_logits"].astype(dtype), told["tokens"], told["mask"])[0]
-    loss = LOSSES[case["loss"]](**case["hyper"])
+    loss = (LOSSES | SURROGATES)[case["loss"]](**case["hyper"])
     read = {key: told[key].astype(dtype) for key in loss.reads}
-    batch = {"weight": np.full(len(told["logp"]), 1 / len(told["logp"]))} if case["seam"] == "batch" else {}
+    size = len(read[loss.reads[0]])
+    batch = {"weight": np.full(size, 1 / size)} if case["seam"] == "batch" else {}
     value, grad = loss(read, **batch, **{key: told[key] for key in loss.needs})
     value = (batch["weight"].astype(value.dtype) * value).sum() if batch else value
     if "logits" in told:
@@ -558,10 +560,11 @@ def stage_of(nodeid: str) -> str:
 def losses_of(item: Any) -> set[str]:
     """The losses that a test's parameters name"""
     from dpo_numpy.losses import LOSSES
+    from dpo_numpy.surrogates import SURROGATES
 
     params = getattr(getattr(item, "callspec", None), "params", {}).values()
     named = {getattr(x, "loss", x) if isinstance(getattr(x, "loss", x), str) else "" for x in params}
-    return named & LOSSES.keys()
+    return named & (LOSSES | SURROGATES).keys()
 
 
 def run(paths: list[str], keep: Callable[[Any], bool], *options: str) -> Chooser:

@@ -21,7 +21,9 @@ from mpmath import mp, mpf
 import dpo_numpy as dn
 from dpo_numpy.conformance.golden import SEAMS, cases, raw
 from dpo_numpy.losses import LOSSES
+from dpo_numpy.surrogates import SURROGATES
 
+FACTORIES = LOSSES | SURROGATES
 EPS, TINY = np.finfo(float).eps, np.finfo(float).smallest_subnormal
 EVERY = cases()
 
@@ -72,9 +74,19 @@ def test_every_loss_stands_there_with_its_defaults_and_with_each_choice(name):
             assert len(seen) > 1
 
 
+@pytest.mark.parametrize("name", SURROGATES)
+def test_every_surrogate_stands_there_on_its_policy_and_off_it(name):
+    found = [case for case in EVERY if case.loss == name]
+    default = golden.defaults(name)
+    assert {case.what for case in found if case.hyper == default} == {"ordinary", "on_policy", "far"}
+    for key, value in default.items():
+        seen = {case.hyper[key] for case in found}
+        assert seen == set(strategies.domain(SURROGATES[name], key)) if isinstance(value, str) else len(seen) > 1
+
+
 @pytest.mark.parametrize("case", [case for case in EVERY if "logits" not in case.inputs], ids=lambda case: case.loss)
 def test_a_case_holds_what_its_loss_takes(case):
-    loss = LOSSES[case.loss](**case.hyper)
+    loss = FACTORIES[case.loss](**case.hyper)
     assert set(case.inputs) == {*loss.reads, *loss.needs}
     assert list(case.grad) == list(loss.reads)
     assert all(case.grad[key].shape == case.inputs[key].shape for key in case.grad)
@@ -83,7 +95,7 @@ def test_a_case_holds_what_its_loss_takes(case):
     assert case.value.shape == (() if case.seam == "batch" else first.shape[:1])
     assert (case.seam == "batch") == loss.coupled
     assert (case.seam == "unpaired") == (first.shape[1] == 1)
-    for key in ("logp", "ref_logp", "full_logp", "token_logp", "ref_token_logp"):
+    for key in ("logp", "ref_logp", "full_logp", "token_logp", "ref_token_logp", "old_token_logp"):
         assert (case.inputs.get(key, np.zeros(1)) <= 0).all()
     if "length" in case.inputs and case.what == "ordinary":
         assert (case.inputs["length"][:, 0] != case.inputs["length"][:, 1]).any()
@@ -210,7 +222,7 @@ def test_the_reader_says_what_there_is(choice, sentence):
 
 def ours(case):
     """value and gradients of the package, shaped as in the file"""
-    loss = LOSSES[case.loss](**case.hyper)
+    loss = FACTORIES[case.loss](**case.hyper)
     read = {key: case.inputs[key] for key in loss.reads}
     weight = {"weight": np.full(len(read[loss.reads[0]]), 1 / len(read[loss.reads[0]]))} if case.seam == "batch" else {}
     value, grad = loss(read, **weight, **{key: case.inputs[key] for key in loss.needs})
@@ -269,7 +281,7 @@ def floats64(x):
     return [floats64(each) for each in x] if isinstance(x, list) else np.float64(x) if isinstance(x, float) else x
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_the_package_says_the_same(name):
     found = [case for case in cases(loss=name) if "logits" not in case.inputs]
     worst, sentence = max(error for case in found for error in errors(case))

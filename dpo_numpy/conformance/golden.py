@@ -7,7 +7,7 @@ and hyper-parameters are exactly the float64 numbers written there. One case sta
     {"format": 1, SEAM: {LOSS: [CASE, ...], ...}, ...}
 
     CASE = {"loss"  : LOSS,
-            "what"  : which inputs, in a word: ordinary, reference, right, wrong, huge, edge ...
+            "what"  : which inputs, in a word: ordinary, reference, right, wrong, huge, edge, on_policy ...
             "hyper" : {name: number, string or boolean},  all that the loss takes, defaults too
             "inputs": {name: nested arrays},  readings and facts; a fact of the whole batch is one number
             "value" : nested arrays, or a number,
@@ -22,10 +22,12 @@ booleans.
     SEAM        inputs                                     value, grad
     "pair"      log-probs (B, K), K >= 2, best first       (B,); that of the sum of values, (B, K)
     "unpaired"  log-probs (B, 1), label (B,)               (B,); (B, 1)
-    "token"     per-token log-probs (B, 2, T), mask        (B,); (B, 2, T)
-    "batch"     log-probs (B, 2) of a loss that couples    a number, the mean over rows; its gradient, in what "grad"
-                the batch; or logits (B, 2, T, V) with     names: logp (B, 2) or logits (B, 2, T, V)
-                tokens, mask (B, 2, T) and ref_logits
+    "token"     per-token log-probs, values or entropies   (B,); (B, K, T)
+                (B, K, T), mask
+    "batch"     log-probs (B, 2), or of tokens (B, K, T),  a number, the mean over rows; its gradient, in what "grad"
+                of a loss that couples the batch; or       names: logp (B, 2), logits (B, 2, T, V) ...
+                logits (B, 2, T, V) with tokens, mask
+                (B, 2, T) and ref_logits
     "sequence"  logits (N, T, V), tokens, mask (N, T);     log π(y|x) (N,); (N, T, V), each row that of its own value
                 LOSS is "logp"
 
