@@ -380,11 +380,11 @@ def cispo(eps_low: float = 1.0, eps_high: float = 0.28) -> Loss:
 
 @named
 def kl(estimator: str = "k3", reduction: str = "sequence_mean") -> Loss:
-    """L = 1/K Σₖ 1/|y| Σₜ k(dₜ),   ∂L/∂ℓₜ = k'(dₜ)/(K|y|),   d = log π/π_ref;   k1 = d, k2 = d²/2, k3 = e⁻ᵈ - 1 + d
+    """L = 1/K Σₖ 1/|y| Σₜ k(dₜ),   ∂L/∂ℓₜ = k'(dₜ)/(K|y|),   d = log π/π_ref,   k(d) = d, d²/2 or e⁻ᵈ - 1 + d
 
-    Estimators of KL(π || π_ref) from samples of π: k1 and k3 without bias, k3 never negative. As losses they are
-    something else, as no gradient flows into the sampling: that of k1 is 0 in expectation, that of k2 is that of
-    KL(π || π_ref), that of k3 is that of KL(π_ref || π).
+    Three estimators of KL(π || π_ref) from samples of π, k1, k2 and k3: the first and the last without bias, the last
+    never negative. As losses they are something else, as no gradient flows into the sampling: in expectation, that of
+    k1 is 0, that of k2 is that of KL(π || π_ref), that of k3 is that of KL(π_ref || π).
 
     Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html). `reduction`: as in `reinforce`.
 

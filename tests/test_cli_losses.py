@@ -14,8 +14,10 @@ from dpo_numpy.cli import losses as listing
 from dpo_numpy.cli import show
 from dpo_numpy.conformance.golden import cases
 from dpo_numpy.losses import LOSSES
+from dpo_numpy.surrogates import SURROGATES
 
-HYPER = {name: {key: p.default for key, p in inspect.signature(f).parameters.items()} for name, f in LOSSES.items()}
+FACTORIES = LOSSES | SURROGATES
+HYPER = {name: {key: p.default for key, p in inspect.signature(f).parameters.items()} for name, f in FACTORIES.items()}
 
 
 def said(capsys, *words, code=0):
@@ -31,12 +33,13 @@ def said(capsys, *words, code=0):
 def test_the_table_has_a_row_for_every_loss(capsys):
     lines = said(capsys, "losses").splitlines()
     rows = [line.split()[0] for line in lines if re.match(r"  \w", line)]
-    assert sorted(rows) == sorted(LOSSES)
+    assert sorted(rows) == sorted(FACTORIES)
     sections = [line for line in lines[:-1] if re.match(r"\w", line)]
     assert sections == ["pairs, against a reference", "pairs, without a reference",
                         "single responses, desired or not", "rankings of K responses",
-                        "reward models: they read rewards"]
-    assert lines[-1].startswith(f"{len(LOSSES)} losses.")
+                        "reward models: they read rewards",
+                        "policy gradients: the tokens of K sampled responses"]
+    assert lines[-1].startswith(f"{len(FACTORIES)} losses.")
     assert lines.count("") == 2 * len(sections)  # around sections, not between rows
 
 
@@ -60,16 +63,16 @@ def test_the_table_says_it_in_the_docstrings_words(capsys):
     assert "∂L" not in out.replace("∂L/∂D", "")  # derivatives are for `show`
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_every_entry_is_complete(name):
     found = listing.entry(name)
     assert found.formula.startswith("L = ")
     assert len(found.formula) > len("L = ")
     assert found.what[0].isupper()
-    assert found.what in " ".join(inspect.getdoc(LOSSES[name]).split()) or name.startswith("sft")
+    assert found.what in " ".join(inspect.getdoc(FACTORIES[name]).split()) or name.startswith("sft")
     assert (found.paper == "") == name.startswith("sft")
     assert re.fullmatch(r".+ (19|20)\d\d(, (arXiv:\d{4}\.\d{5}|\S+\.pdf))?|", found.paper)
-    loss = LOSSES[name]()
+    loss = FACTORIES[name]()
     assert (found.reads, found.needs, found.coupled) == (loss.reads, loss.needs, loss.coupled)
     assert found.hyperparameters == HYPER[name]
 
@@ -88,13 +91,14 @@ def test_a_formula_keeps_what_its_letters_stand_for(first, formula, words):
 
 def test_sections_follow_from_what_a_loss_takes():
     some = {"dpo": "reference", "ld_dpo": "reference", "simpo": "free", "sft": "free", "kto": "single",
-            "pl_dpo": "ranking", "bt_rm": "reward", "pl_rm": "reward", "rpo": "reference", "cpo": "free"}
-    assert {name: listing.kind(LOSSES[name]()) for name in some} == some
+            "pl_dpo": "ranking", "bt_rm": "reward", "pl_rm": "reward", "rpo": "reference", "cpo": "free",
+            **dict.fromkeys(SURROGATES, "token")}
+    assert {name: listing.kind(FACTORIES[name]()) for name in some} == some
 
 
 def test_the_table_for_programs(capsys):
     found = json.loads(said(capsys, "losses", "--json"))
-    assert sorted(each["name"] for each in found) == sorted(LOSSES)
+    assert sorted(each["name"] for each in found) == sorted(FACTORIES)
     dpo = found[0]
     assert dpo["hyperparameters"] == {"beta": 0.1}
     assert (dpo["reads"], dpo["needs"], dpo["coupled"]) == (["logp"], ["ref_logp"], False)
@@ -118,6 +122,15 @@ def test_every_loss_shows_without_a_warning(name, capsys):
     assert (np.diff(numbers[:, 0]) > 0).all()
     assert numbers[4, 0] == 0
     assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_losses_of_tokens_are_shown_in_words(name, capsys):
+    out = said(capsys, "show", name)
+    assert out.startswith(f"{SURROGATES[name]()}\n\n{inspect.getdoc(SURROGATES[name])}\n\nreads ")
+    for key in HYPER[name]:
+        assert re.search(rf"^{key}  +\S+ \(.+\)$", out, re.M)
+    assert out.splitlines()[-1].split()[0] == list(HYPER[name])[-1]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -202,7 +215,7 @@ def test_the_pictures_curves_are_told_apart():
 
 # ---- golden
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "aot", "ld_dpo", "orpo"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "aot", "ld_dpo", "orpo", "grpo"])
 def test_golden_prints_the_cases(name, capsys):
     out = said(capsys, "golden", name)
     found = json.loads(out)
@@ -237,6 +250,9 @@ def test_golden_of_a_seam(capsys):
     (["show", "dpo", "--span", "nan"], "span is nan; expected a finite number above 0"),
     (["show", "dpo", "--output", "dpo.gif"], "output is dpo.gif; expected a name that ends in .png, .svg or .pdf"),
     (["show", "dpo", "--output", "png"], "output is png; expected a name that ends in .png, .svg or .pdf"),
+    (["show", "grpo", "--tau", "1"], "grpo takes no --tau; it takes --eps, --eps_high, --beta, --est"),
+    (["show", "grpo", "--span", "1"], "grpo is a loss of tokens, shown in words; expected neither --span nor --output"),
+    (["show", "kl", "--output", "kl.png"], "kl is a loss of tokens, shown in words; expected neither"),
     (["golden", "dpo", "--seam", "pairs"], "invalid choice: 'pairs'"),
     (["golden", "dpo", "--seam", "token"], "seam is 'token'; expected 'pair' or 'batch', where dpo has cases"),
 ])

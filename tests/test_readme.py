@@ -24,6 +24,11 @@ def test_it_names_every_loss():
     assert re.findall(r"`(\w+)`", section) == [*dn.LOSSES]
 
 
+def test_it_names_every_surrogate():
+    section = README[README.index("`dn.SURROGATES` holds") : README.index("documented alike")]
+    assert re.findall(r"`(\w+)`", section) == [*dn.SURROGATES]
+
+
 def test_its_links_lead_somewhere():
     prose = re.sub(r"```.*?```|`[^`]*`(?!\])", "", README, flags=re.DOTALL)
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", prose):

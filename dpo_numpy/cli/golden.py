@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ..conformance.golden import SEAMS, raw
+from .losses import FACTORIES
 from .options import _flags, _hyperparameters
 
 __all__ = ["add_parser", "run"]
@@ -37,4 +38,5 @@ def run(args: argparse.Namespace) -> int:
 
 def check_loss(name: str) -> None:
     """Raises `ValueError` on the name of no loss; says which are near."""
-    _hyperparameters(argparse.Namespace(loss=name, **dict.fromkeys(f"loss_{flag}" for flag in _flags())))
+    nothing = dict.fromkeys(f"loss_{flag}" for flag in _flags(FACTORIES))
+    _hyperparameters(argparse.Namespace(loss=name, **nothing), FACTORIES)

@@ -10,9 +10,11 @@ import textwrap
 from typing import Any, NamedTuple
 
 from ..losses import LOSSES, Loss
+from ..surrogates import SURROGATES
 
-__all__ = ["Entry", "add_parser", "entries", "entry", "run"]
+__all__ = ["FACTORIES", "Entry", "add_parser", "entries", "entry", "run"]
 
+FACTORIES = LOSSES | SURROGATES
 WIDTH, INDENT = 120, 21
 
 
@@ -35,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "losses",
         help="the losses there are: name, formula, what it is, paper",
         description="Lists every loss by name, with its formula, what it is in a line and the paper it comes from. "
-        "a, b: log π/π_ref of the chosen and the rejected response; h = a - b; ℓ = log π in nats.",
+        "a, b: log π/π_ref of the chosen and the rejected response; h = a - b; ℓ = log π in nats; of tokens: "
+        "ρ = π/π_old, A the advantage.",
     )
     parser.add_argument("--json", action="store_true", help="the same and more, for programs")
     parser.set_defaults(run=run)
@@ -71,22 +74,22 @@ def _rows(each: Entry) -> list[str]:
 
 def entries() -> list[Entry]:
     """Section by section, in the order of the registry"""
-    found = [entry(name) for name in LOSSES]
+    found = [entry(name) for name in FACTORIES]
     order = list(dict.fromkeys(SECTIONS.values()))
     return sorted(found, key=lambda each: order.index(each.section))
 
 
 def entry(name: str) -> Entry:
-    loss, (first, *rest) = LOSSES[name](), paragraphs(name)
+    loss, (first, *rest) = FACTORIES[name](), paragraphs(name)
     formula, what = _formula(first)
-    default = {key: found.default for key, found in inspect.signature(LOSSES[name]).parameters.items()}
+    default = {key: found.default for key, found in inspect.signature(FACTORIES[name]).parameters.items()}
     return Entry(name, SECTIONS[kind(loss)], formula, what or _sentence(*rest[:1]), _paper(rest), default, loss.reads,
                  loss.needs, loss.coupled)
 
 
 def paragraphs(name: str) -> list[str]:
     """Of the docstring, each in one line; the formula comes first, three spaces between its parts."""
-    first, *rest = (inspect.getdoc(LOSSES[name]) or "").split("\n\n")
+    first, *rest = (inspect.getdoc(FACTORIES[name]) or "").split("\n\n")
     return [re.sub(r"\s*\n\s*", " ", part) for part in (re.sub(r"(?<=[,;])\n", "   ", first), *rest)]
 
 
@@ -96,12 +99,15 @@ SECTIONS = {
     "single": "single responses, desired or not",
     "ranking": "rankings of K responses",
     "reward": "reward models: they read rewards",
+    "token": "policy gradients: the tokens of K sampled responses",
 }
 
 
 def kind(loss: Loss) -> str:
-    """pairs with and without a reference, single responses, rankings, rewards"""
+    """pairs with and without a reference, single responses, rankings, rewards, tokens of samples"""
     columns = {term.link.columns for term in loss.terms}
+    if columns == {None} and "mask" in loss.needs:
+        return "token"
     if "reward" in loss.reads:
         return "reward"
     if columns == {1}:

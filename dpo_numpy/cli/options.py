@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..losses import LOSSES, Loss, positive, within
 __all__ = ["Options", "add_options", "make_loss"]
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
+Factories = Mapping[str, Callable[..., Loss]]
 STEPS = 200
 EVALUATIONS = 20
 
@@ -190,31 +192,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_progress", action="store_true", help="no progress bar")
 
 
-def _flags() -> dict[str, dict[str, Any]]:
+def _flags(factories: Factories = LOSSES) -> dict[str, dict[str, Any]]:
     """flag -> {loss: default}, over all losses"""
     found: dict[str, dict[str, Any]] = {}
-    for loss in LOSSES:
-        for name, parameter in _parameters(loss).items():
+    for loss, factory in factories.items():
+        for name, parameter in inspect.signature(factory).parameters.items():
             found.setdefault(name, {})[loss] = parameter.default
     return found
 
 
-def _parameters(loss: str) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(LOSSES[loss]).parameters)
-
-
-def _hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
+def _hyperparameters(args: argparse.Namespace, factories: Factories = LOSSES) -> dict[str, Any]:
     """All that the chosen loss takes, given or default."""
     loss = args.loss
-    if loss not in LOSSES:
-        near = get_close_matches(loss, LOSSES, 1)
+    if loss not in factories:
+        near = get_close_matches(loss, factories, 1)
         raise ValueError(
             f"no loss is called {loss!r}"
             + (f"; did you mean {near[0]}?" if near else ".")
-            + f" There are {', '.join(LOSSES)}"
+            + f" There are {', '.join(factories)}"
         )
-    takes = _parameters(loss)
-    for name in _flags():
+    takes = inspect.signature(factories[loss]).parameters
+    for name in _flags(factories):
         if getattr(args, f"loss_{name}") is not None and name not in takes:
             raise ValueError(
                 f"{loss} takes no --{name}; it takes {', '.join(f'--{key}' for key in takes) or 'no hyper-parameters'}"

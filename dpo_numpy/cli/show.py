@@ -1,4 +1,4 @@
-"""`dpo-numpy show LOSS`: its docstring, what it takes, and its value and slopes around policy = reference."""
+"""`dpo-numpy show LOSS`: its docstring, what it takes; of preferences, value and slopes around policy = reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..losses import LOSSES, Loss
 from .demo import COLORS
-from .losses import kind
+from .losses import FACTORIES, kind
 from .options import _flags, _hyperparameters
 
 __all__ = ["Curve", "add_parser", "curve", "run"]
@@ -29,27 +29,31 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "show",
         help="a loss: its docstring, what it takes, a table and a picture of value and slope",
-        description="Prints all there is to say of a loss, and its value and slopes where the log-probs move away from "
-        "policy = reference.",
+        description="Prints all there is to say of a loss and, if it is one of preferences, its value and slopes where "
+        "the log-probs move away from policy = reference.",
     )
     parser.add_argument("loss", metavar="LOSS", help="as in dpo-numpy losses")
     parser.add_argument("--span", type=float, metavar="NATS", help="how far to go to either side")
     parser.add_argument("--output", type=Path, metavar="FILE", help="draw value and slope there: .png, .svg or .pdf")
     group = parser.add_argument_group("hyper-parameters", "those of the loss; the others belong to other losses")
-    for name in _flags():
+    for name in _flags(FACTORIES):
         group.add_argument(f"--{name}", dest=f"loss_{name}", default=None, metavar="X")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    hyper = _hyperparameters(args)
+    hyper = _hyperparameters(args, FACTORIES)
+    if args.loss not in LOSSES and {args.span, args.output} != {None}:
+        raise ValueError(f"{args.loss} is a loss of tokens, shown in words; expected neither --span nor --output")
     if args.output is not None and args.output.suffix.lower() not in FORMATS:
         raise ValueError(f"output is {args.output}; expected a name that ends in {', '.join(FORMATS[:-1])} or "
                          f"{FORMATS[-1]}")
     if args.span is not None and not (math.isfinite(args.span) and args.span > 0):
         raise ValueError(f"span is {args.span}; expected a finite number above 0")
-    print("\n".join([LOSSES[args.loss](**hyper).name, "", inspect.getdoc(LOSSES[args.loss]) or "", "",
-                     *takes(args.loss, hyper), "", *table(curve(args.loss, hyper, args.span, 9))]))
+    print("\n".join([FACTORIES[args.loss](**hyper).name, "", inspect.getdoc(FACTORIES[args.loss]) or "", "",
+                     *takes(args.loss, hyper)]))
+    if args.loss in LOSSES:
+        print("\n".join(["", *table(curve(args.loss, hyper, args.span, 9))]))
     if args.output is not None:
         figure = picture(curve(args.loss, hyper, args.span, 801))
         try:
@@ -62,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
 
 def takes(name: str, hyper: dict[str, Any]) -> list[str]:
     """What it reads and needs; each hyper-parameter, its default, and what may stand there"""
-    loss = LOSSES[name](**hyper)
+    loss = FACTORIES[name](**hyper)
     said = {
         "reads": ", ".join(loss.reads),
         "needs": ", ".join(loss.needs) or "nothing else",
         "coupled": "yes: a value depends on the rest of the batch" if loss.coupled else "no: each comparison by itself",
     }
-    for key, found in inspect.signature(LOSSES[name]).parameters.items():
+    for key, found in inspect.signature(FACTORIES[name]).parameters.items():
         changed = "" if hyper[key] == found.default else f"; default: {_shown(found.default)}"
         said[key] = f"{_shown(hyper[key])} ({_expected(name, key)}{changed})"
     width = max(map(len, said)) + 2
@@ -79,7 +83,7 @@ def _expected(name: str, key: str) -> str:
     """What the factory asks for, in the words of its own errors"""
     for wrong in (-1.0, None):
         try:
-            LOSSES[name](**{key: wrong})
+            FACTORIES[name](**{key: wrong})
         except ValueError as error:
             return str(error).partition("expected ")[2].replace("True or False", "true or false")
     raise AssertionError(f"{name} takes None as its {key}")
