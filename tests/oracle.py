@@ -1,9 +1,10 @@
 """The losses once more: the papers' formulas as they are printed, naively, in mpmath. Shares nothing with the package.
 
 A line of `ORACLE` takes the numbers of one comparison to its loss (a line marked `coupled`, those of a batch to all of
-theirs); `SURROGATES` are those of tokens. Derivatives come from dual numbers, number by number through the same formula;
-`stop` is a stopped gradient. The precision starts at 400 digits and doubles until two agree to 25. (At 50 digits log(1 + e⁻ᶻ) is 0 beyond z = 115, at
-100 digits beyond 230: two that agree may both be wrong. What 400 lose next to 1 is smaller than any float64.)
+theirs); `SURROGATES` are losses of tokens. Derivatives come from dual numbers, number by number through the same
+formula; `stop` is a stopped gradient. The precision starts at 400 digits and doubles until two agree to 25. (At 50
+digits log(1 + e⁻ᶻ) is 0 beyond z = 115, at 100 digits beyond 230: two that agree may both be wrong. What 400 lose next
+to 1 is smaller than any float64.)
 
     value, grad = exact("dpo", {"beta": 0.1}, rows)     # rows: [{"logp": (w, l), "ref_logp": (w, l), ...}, ...]
 
