@@ -11,7 +11,8 @@ that sampled; their values measure nothing.
 What they are told: `mask` (B, K, T), true on the tokens that count, what stands elsewhere being of no account, NaN and
 infinities too; `old_token_logp`, `ref_token_logp` (B, K, T), of the policy that sampled and of the reference;
 `advantage` (B, K), one a response, or (B, K, T): `dn.group_advantage`, `dn.rloo_advantage`, `dn.gae`. No gradient flows
-into any of them. Notation: ℓ = log π of a token in nats, ρ = π/π_old, A its advantage, |y| the tokens of its response.
+into any of them. In a batch, facts of tokens are its responses': `batch.responses.with_facts(old_token_logp=...)`.
+Notation: ℓ = log π of a token in nats, ρ = π/π_old, A its advantage, |y| the tokens of its response.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def named(factory: Callable[..., Loss]) -> Callable[..., Loss]:
     return factory
 
 
-# ---- scores: a number per token, 0 off the mask
+# ---- scores: a finite number per token, whatever stands off the mask
 
 def of_tokens(reading: str, less: str | None = None) -> Score:
     """s = the reading, less the fact named: log π, log π/π_old, log π/π_ref, V, H"""
@@ -63,7 +64,7 @@ def of_sequence(score: Score) -> Score:
         s, back = score.fn(x, facts)
         mask, count = facts["mask"], _count(facts["mask"], s.real.dtype)
         mean = _sum(s, -1)[..., None] / count
-        return np.where(mask, mean, 0), lambda ds: back(mask * (_sum(ds, -1)[..., None] / count))
+        return np.broadcast_to(mean, s.shape), lambda ds: back(mask * (_sum(ds, -1)[..., None] / count))
 
     return Score(fn, score.reads, score.needs)
 
@@ -83,16 +84,15 @@ def reinforce_token(logp: Array, advantage: Array) -> tuple[Array, Array]:
 def clipped(d: Array, advantage: Array, low: float, high: float, dual: float = math.inf) -> tuple[Array, Array]:
     """φ(d) = -min(ρA, clip(ρ, 1-low, 1+high) A), at most -dual A where A < 0,   φ'(d) = -ρA where not clipped, else 0;
 
-    ρ = eᵈ. So ρ stops at 1 + high where A >= 0; at 1 - low, from above, and at `dual` where A < 0; there, and at the
-    very ends, the slope is 0. Ends are told by d: at the old policy, d = 0, nothing is clipped, however small the ends.
+    ρ = eᵈ. That is -ρA with ρ held from 0 to 1 + high where A >= 0, from 1 - low to `dual` where A < 0; the slope is 0
+    at the ends too. Whether ρ is beyond them is told by d: nothing is clipped at d = 0, however small `low` and `high`.
     """
     up = advantage >= 0
-    below = ~up & (d.real <= (math.log1p(-low) if low < 1 else -math.inf))
+    least, most = np.where(up, 0, 1 - low), np.where(up, 1 + high, dual)
+    below = d.real <= np.where(up, -math.inf, math.log1p(-low))
     above = d.real >= np.where(up, math.log1p(high), math.log(dual))
-    end = np.where(below, 1 - low, np.where(up, 1 + high, dual)).astype(d.real.dtype)
-    pull = exp_times(d, -advantage)
-    held = below | above
-    return np.where(held, -advantage * end, pull), np.where(held, 0, pull)
+    held, pull = below | above, exp_times(d, -advantage)
+    return np.where(held, -advantage * np.where(below, least, most).astype(d.real.dtype), pull), np.where(held, 0, pull)
 
 
 def weighed(logp: Array, old: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:

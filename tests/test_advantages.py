@@ -19,8 +19,9 @@ def soiled(x, mask=MASK):
 # ---- groups
 
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_group_advantage_is_a_loop(ddof, rng):
-    reward = rng.normal(size=(2, 3, 5))
+@pytest.mark.parametrize("K", [2, 5])
+def test_group_advantage_is_a_loop(K, ddof, rng):
+    reward = rng.normal(size=(2, 3, K))
     advantage = dn.group_advantage(reward, ddof=ddof, eps=1e-3)
     for at in np.ndindex(2, 3):
         expected = (reward[at] - np.mean(reward[at])) / (np.std(reward[at], ddof=ddof) + 1e-3)

@@ -87,22 +87,33 @@ def test_the_dtype_stays(name, dtype):
 # ---- kernels
 
 AT = np.array([-3.0, -0.7, -0.25, -1e-9, 0.0, 1e-9, 0.1, 0.25, 0.6, 4.0])
-A = np.array([1.5, -0.7])[:, None]
+A = np.array([[1.5], [-0.7]])
+#: with what they are told
 KERNELS = {
-    "reinforce": lambda d: surrogates.reinforce_token(d, A),
-    "clipped": lambda d: surrogates.clipped(d, A, 0.3, 0.4),
-    "dual": lambda d: surrogates.clipped(d, A, 0.3, 0.4, dual=3.0),
-    "k1": surrogates.k1, "k2": surrogates.k2, "k3": surrogates.k3,
-    "value_error": lambda d: surrogates.value_error(d, np.float64(0.1), np.float64(0.4), 0.3),
+    "reinforce": (surrogates.reinforce_token, [A], {}),
+    "clipped": (surrogates.clipped, [A], {"low": 0.3, "high": 0.4}),
+    "dual": (surrogates.clipped, [A], {"low": 0.3, "high": 0.4, "dual": 3.0}),
+    "weighed": (surrogates.weighed, [np.float64(-0.2), A], {"low": 0.3, "high": 0.4}),
+    "k1": (surrogates.k1, [], {}), "k2": (surrogates.k2, [], {}), "k3": (surrogates.k3, [], {}),
+    "value_error": (surrogates.value_error, [np.float64(0.1), np.float64(0.4)], {"eps": 0.3}),
 }
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_slopes_of_kernels(name):
+    """What carries no gradient looks at the real part alone."""
+    kernel, told, hyper = KERNELS[name]
     d = np.broadcast_to(AT, (2, 10))
-    _, slope = KERNELS[name](d)
-    value, _ = KERNELS[name](d + 1e-100j)
+    _, slope = kernel(d, *told, **hyper)
+    value, _ = kernel(d + 1e-100j, *told, **hyper)
     np.testing.assert_allclose(value.imag / 1e-100, np.broadcast_to(slope, d.shape), rtol=4 * EPS, atol=1e-150)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
+def test_dtypes_of_kernels(name, dtype):
+    kernel, told, hyper = KERNELS[name]
+    assert {x.dtype for x in kernel(AT.astype(dtype), *(x.astype(dtype) for x in told), **hyper)} == {np.dtype(dtype)}
 
 
 def test_the_ends_of_the_clip():
@@ -113,8 +124,8 @@ def test_the_ends_of_the_clip():
         value, slope = kernel(ends, np.full((1, 2), advantage), 0.25, 0.25)
         np.testing.assert_allclose(value, [[-0.75 * advantage, -1.25 * advantage]], rtol=4 * EPS)
         assert (slope != 0).tolist() == [slopes]
-    for eps in (5e-324, 1e-300, 1e-17):  # 1 + ε is 1
-        _, slope = kernel(np.zeros((1, 2)), np.array([[1.0, -1.0]]), eps, eps)
+    for eps, dtype in itertools.product((5e-324, 1e-300, 1e-17), (np.float64, np.float32)):  # 1 + ε is 1
+        _, slope = kernel(np.zeros((1, 2), dtype), np.array([[1.0, -1.0]], dtype), eps, eps)
         assert slope.tolist() == [[-1, 1]]
 
 
@@ -161,6 +172,7 @@ def test_the_value_clip_by_cases():
         (-1.5, 2.0, 6.125, -3.5),  # away from it
         (1.0, -2.0, 4.5, 3.0),     # at the end, away from it: no kink
         (4.0, 2.0, 2.0, 2.0),      # past it
+        (2.0, 1.5, 0.125, 0.0),    # past it by as much as 1 is short of it
     ]:
         told = (np.array([x]) for x in (v, 0.0, target))
         assert [x.tolist() for x in surrogates.value_error(*told, eps=1.0)] == [[value], [slope]]
@@ -216,6 +228,14 @@ def test_the_mean_of_a_batch_by_tokens_is_that_of_its_tokens():
     expected = -(each * read["token_logp"]).sum() / count
     assert (weight @ value) / weight.sum() == pytest.approx(expected, rel=1e-13)  # sums of 60 terms
     np.testing.assert_allclose(grad["token_logp"], -each * weight.sum() / count, rtol=8 * EPS)
+
+
+def test_float32_is_summed_in_float64():
+    """2,049 tokens, rounded once"""
+    logp = -np.random.default_rng(8).random((20, 1, 2049)).astype(np.float32)
+    value, _ = SURROGATES["reinforce"]()(logp, mask=np.ones(logp.shape, bool), advantage=1.0)
+    np.testing.assert_array_equal(value, -logp.sum(axis=(1, 2), dtype=np.float64).astype(np.float32))
+    assert (value != -logp.sum(axis=(1, 2))).any()
 
 
 # ---- what must not matter
@@ -435,9 +455,9 @@ def test_the_score_function_is_the_gradient_of_the_expected_reward(rng):
     (complex_step, 16 * EPS),  # as of the readings, test_readings.test_pullback
     (partial(finite_difference, step=1e-5), 1e-12),  # as of all losses, test_gradient
 ])
-@pytest.mark.parametrize("name", [name for name in SURROGATES if name not in ("value_clip", "cispo")])
+@pytest.mark.parametrize("name", [name for name in SURROGATES if name != "value_clip"])
 def test_gradients_end_to_end(name, method, room, rng):
-    """The value's own derivative through an n-gram; of CISPO it is not the gradient (the next test)."""
+    """Through an n-gram. What CISPO holds still looks wrong to a difference."""
     params = {"W": rng.normal(size=(3, 3))}
     batch, _ = sampled(rng, params, weighted=False)
     every = np.arange(len(batch.responses))
@@ -450,7 +470,7 @@ def test_gradients_end_to_end(name, method, room, rng):
     _, grad = dn.value_and_grad(POLICY, params, batch, loss)
     assert grad["W"].any()
     check = check_gradient(lambda at: dn.value_and_grad(POLICY, at, batch, loss)[0], params, grad, rng, method)
-    assert check.units < room / EPS
+    assert (check.units < room / EPS) == (name != "cispo" or method is complex_step)
 
 
 def test_the_gradient_of_cispo_is_that_of_weighed_log_probs():
