@@ -274,13 +274,14 @@ def grpo(eps: float = 0.2, eps_high: float | None = None, beta: float = 0.04, es
 def dr_grpo(eps: float = 0.2, max_length: float = 1024.0) -> Loss:
     """L = -1/K Σₖ Σₜ min(ρₜ A, clip(ρₜ, 1-ε, 1+ε) A) / M,   ∂L/∂ℓₜ = -ρₜ A/(K M) where not clipped, else 0
 
-    GRPO done right: a constant M, the longest response allowed, divides in place of |y|, which rewards long failures;
-    and rewards are not divided by their deviation: `dn.group_advantage(reward, scale="none")`. No KL penalty.
+    GRPO done right: a constant M, the longest response allowed, divides in place of |y|, by which failures cost the
+    less the longer they are; and rewards are not divided by their deviation: `dn.group_advantage(reward, "none")`.
+    No KL penalty.
 
     Liu et al. 2025, arXiv:2503.20783, whose formula has no M; its code has.
 
-    Elsewhere: TRL's M is `max_completion_length`; verl divides by M and not by the number of responses; Liger has this
-    formula for what it calls LUSPO too.
+    Elsewhere: TRL's M is `max_completion_length`; verl's `seq-mean-token-sum-norm` divides by M and not by the number
+    of responses.
 
     >>> logp = [[[-1.0, -1.0], [-1.0, 0.0]]]
     >>> dr_grpo(max_length=2)(logp, old_token_logp=logp, mask=[[[1, 1], [1, 0]]], advantage=[[1.0, -1.0]])[1]
@@ -320,7 +321,7 @@ def dapo(eps_low: float = 0.2, eps_high: float = 0.28) -> Loss:
 
     Yu et al. 2025, arXiv:2503.14476, eq. 8, where Σ|y| is that of a group.
 
-    Elsewhere: TRL and verl count the tokens of the whole batch, as here; over one group it is the same.
+    Elsewhere: TRL counts the tokens of the whole batch, on all devices, as here; with one group it is the same.
 
     >>> value, grad = dapo()(np.log([[[0.5], [0.5]]]), old_token_logp=np.log([[[0.4], [0.4]]]), mask=[[[1], [1]]],
     ...                      advantage=[[1.0, 1.0]])
