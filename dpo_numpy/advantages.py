@@ -116,7 +116,7 @@ def whiten(x: ArrayLike, mask: ArrayLike, center: bool = True) -> Array:
 
     `center=False` leaves the mean what it was: x̄ is added again.
 
-    After the code of Ziegler et al. 2019, arXiv:1909.08593. Elsewhere: TRL divides s² by n - 1.
+    After the code of Ziegler et al. 2019, arXiv:1909.08593. Elsewhere: TRL divides the sum of squares by n - 1.
 
     >>> whiten([[1.0, 3.0, 7.0]], [[True, True, False]]).round(6)
     array([[-1.,  1.,  0.]])
