@@ -232,6 +232,62 @@ def test_golden_of_a_seam(capsys):
     assert json.loads(said(capsys, "golden", "logp"))[0]["seam"] == "sequence"
 
 
+def read_lines(text):
+    """what `--format lines` says, as JSON says it; floats are their bits, in hexadecimal"""
+    found = []
+    for line in text.splitlines():
+        place, *words = line.split(" ")
+        if place == "case":
+            case = dict(zip(("seam", "loss", "what"), words, strict=True))
+            case |= {"hyper": {}, "inputs": {}, "grad": {}}
+        elif place == "end":
+            assert not words
+            found.append(case)
+        else:
+            shape, *numbers = words
+            shape = [] if shape in ("scalar", "word") else [int(n) for n in shape.split("x")]
+            for n in reversed(shape[1:]):
+                assert len(numbers) % n == 0
+                numbers = [numbers[at:at + n] for at in range(0, len(numbers), n)]
+            assert len(numbers) == (shape[0] if shape else 1)
+            where, key = (case, place) if place == "value" else (case[place.split(".")[0]], place.split(".")[1])
+            assert key not in where
+            where[key] = numbers if shape else numbers[0]
+    return found
+
+
+def as_lines_have_it(x):
+    if isinstance(x, dict):
+        return {key: as_lines_have_it(each) for key, each in x.items()}
+    if isinstance(x, list):
+        return [as_lines_have_it(each) for each in x]
+    return x.hex() if isinstance(x, float) else str(int(x)) if isinstance(x, (bool, int)) else x
+
+
+@pytest.mark.parametrize("name", [*FACTORIES, "logp"])
+def test_golden_as_lines_says_the_same(name, capsys):
+    """All that stands in the JSON, but for the hexadecimals beside it"""
+    found = json.loads(said(capsys, "golden", name))
+    text = said(capsys, "golden", name, "--format", "lines")
+    assert text.isascii() and "  " not in text and " \n" not in text
+    assert read_lines(text) == [as_lines_have_it({key: each[key] for key in each if key != "hex"}) for each in found]
+
+
+def test_golden_as_lines_of_a_seam(capsys):
+    text = said(capsys, "golden", "dpo", "--seam", "pair", "--format", "lines")
+    assert text.splitlines()[:7] == [
+        "case pair dpo ordinary",
+        f"hyper.beta scalar {0.1.hex()}",
+        "inputs.logp 3x2 " + " ".join(map(float.hex, (-12.3, -15.6, -48.2, -41.9, -3.14, -2.72))),
+        "inputs.ref_logp 3x2 " + " ".join(map(float.hex, (-13.1, -14.9, -45.5, -43.7, -3.35, -3.05))),
+        "value 3 " + " ".join(map(float.hex, cases("pair", "dpo")[0].value.tolist())),
+        "grad.logp 3x2 " + " ".join(map(float.hex, cases("pair", "dpo")[0].grad["logp"].ravel().tolist())),
+        "end"]
+    assert text.count("\nend\n") == len(cases("pair", "dpo"))
+    assert "\nhyper.reduction word mean\n" in said(capsys, "golden", "ipo", "--format", "lines")
+    assert "\nhyper.detach scalar 0\n" in said(capsys, "golden", "kto_pair", "--format", "lines")
+
+
 # ---- what is wrong
 
 @pytest.mark.parametrize(("words", "sentence"), [
@@ -255,6 +311,8 @@ def test_golden_of_a_seam(capsys):
     (["show", "kl", "--output", "kl.png"], "kl is a loss of tokens, shown in words; expected neither"),
     (["golden", "dpo", "--seam", "pairs"], "invalid choice: 'pairs'"),
     (["golden", "dpo", "--seam", "token"], "seam is 'token'; expected 'pair' or 'batch', where dpo has cases"),
+    (["golden", "dpo", "--seam", "token", "--format", "lines"], "seam is 'token'; expected 'pair' or 'batch', where"),
+    (["golden", "dpo", "--format", "csv"], "invalid choice: 'csv'"),
 ])
 def test_what_makes_no_sense_is_one_sentence(words, sentence, capsys):
     err = said(capsys, *words, code=2)
