@@ -19,7 +19,8 @@ import strategies
 from mpmath import mp, mpf
 
 import dpo_numpy as dn
-from dpo_numpy.conformance.golden import SEAMS, cases, raw
+from dpo_numpy.cli.golden import lines
+from dpo_numpy.conformance.golden import SEAMS, Case, cases, raw
 from dpo_numpy.losses import LOSSES
 from dpo_numpy.surrogates import SURROGATES
 
@@ -364,17 +365,89 @@ def test_weights_of_the_file_are_those_of_a_mean():
 
 # ---- other languages
 
+HERE = Path(__file__).parent
+COMPILERS = {
+    "golden_dpo.mjs": (["node"], None),  # nothing to compile
+    "golden_dpo.cpp": (["g++"], ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror"]),
+    "golden_dpo.rs": (["rustc", "cc"], ["rustc", "--edition", "2021", "-D", "warnings"]),  # cc links
+}
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_another_language_agrees_and_can_disagree(name, tmp_path):
+    """Also below the smallest normal number and where the answer is infinite; and says so where it is NaN."""
+    needed, compiler = COMPILERS[name]
+    if absent := [tool for tool in needed if shutil.which(tool) is None]:
+        pytest.skip(f"there is no {absent[0]} here")
+    program = [tmp_path / "golden_dpo"] if compiler else ["node", HERE / name]
+    if compiler:
+        run = subprocess.run([*compiler, HERE / name, "-o", *program], capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+
+    def said(told):
+        """exit code and output, given these cases"""
+        if compiler:
+            text = "".join(f"{line}\n" for case in told for line in lines(golden_case(case)))
+            run = subprocess.run(program, input=text, capture_output=True, text=True, timeout=60)
+        else:
+            file = tmp_path / "golden.json"
+            file.write_text(json.dumps({"pair": {"dpo": [anew(case) for case in told]}}), "utf-8")
+            run = subprocess.run([*program, file], capture_output=True, text=True, timeout=60)
+        return run.returncode, run.stdout + run.stderr
+
+    found = [case for _, case in raw("pair", "dpo")]
+    code, out = said(found)
+    assert code == 0, out
+    assert f": {3 * sum(len(case['value']) for case in found)} numbers" in out
+    code, out = said([json.loads(golden.line(question)) for question in EXTREMES])
+    assert code == 0, out
+    assert said([])[0] == 1
+    for b, k in [(0, None), (1, 0), (2, 1)]:  # the value of a row; a slope
+        wrong = json.loads(json.dumps(found[0]))
+        row, at = (wrong["value"], b) if k is None else (wrong["grad"]["logp"][b], k)
+        row[at] *= 1 + 1e-13
+        code, out = said([wrong, *found[1:]])
+        assert code == 1
+        assert f"ordinary, row {b}: " in out and out.count(", row ") == 1
+    wrong = json.loads(json.dumps(found[0]))
+    wrong["inputs"]["logp"][0][0] = wrong["inputs"]["ref_logp"][0][0] = "-inf"  # their difference is NaN
+    code, out = said([wrong, *found[1:]])
+    assert code == 1
+    assert out.lower().count("nan") >= 3
+
+
+EXTREMES = [
+    golden.Question("pair", "dpo", "tiny", {"beta": 1.0}, {"logp": [[0.0, -740.0]], "ref_logp": [[0.0, 0.0]]}),
+    golden.Question("pair", "dpo", "infinite", {"beta": 1e300}, {"logp": [[-1e300, 0.0]], "ref_logp": [[0.0, 0.0]]}),
+]
+
+
+def anew(case):
+    """its hexadecimals those of its decimals"""
+    told = {key: as_floats(case[key]) for key in ("hyper", "inputs", "value", "grad")}
+    return {**case, "hex": golden.hexadecimal(told)}
+
+
+def as_floats(x):
+    if isinstance(x, dict):
+        return {key: as_floats(each) for key, each in x.items()}
+    return [as_floats(each) for each in x] if isinstance(x, list) else float(x)
+
+
+def golden_case(case):
+    told = {key: {name: np.array(as_floats(x)) for name, x in case[key].items()} for key in ("inputs", "grad")}
+    return Case("pair", case["loss"], case["what"], case["hyper"], told["inputs"], np.array(as_floats(case["value"])),
+                told["grad"])
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
-def test_javascript_agrees_and_can_disagree(tmp_path):
-    script = Path(__file__).with_name("golden_dpo.mjs")
-    found = subprocess.run(["node", script], capture_output=True, text=True, timeout=60)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert found.stdout.startswith(f"dpo: {3 * sum(len(case.value) for case in cases('pair', 'dpo'))} numbers")
+def test_javascript_reads_hexadecimals(tmp_path):
+    """One digit of one of them is enough."""
     text = golden.FILE.read_text("utf-8")
-    right = repr(float(cases("pair", "dpo")[0].value[0]))
-    assert text.count(right) >= 1
+    right = cases("pair", "dpo")[0].value[0].hex()
     wrong = tmp_path / "golden.json"
-    wrong.write_text(text.replace(right, repr(float(right) * (1 + 1e-13))), "utf-8")
-    found = subprocess.run(["node", script, wrong], capture_output=True, text=True, timeout=60)
-    assert found.returncode == 1
-    assert "ordinary, row 0" in found.stdout
+    assert right == "0x1.3dee1508f4189p-1" and text.count(right) >= 1
+    wrong.write_text(text.replace(right, "0x1.3dee1508f4188p-1"), "utf-8")
+    run = subprocess.run(["node", HERE / "golden_dpo.mjs", wrong], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert "ordinary: the decimals are not the hexadecimals" in run.stdout
