@@ -365,7 +365,7 @@ def test_weights_of_the_file_are_those_of_a_mean():
 
 # ---- other languages
 
-HERE = Path(__file__).parent
+HERE, PAGE = Path(__file__).parent, Path(__file__).parents[1] / "docs" / "other-languages.md"
 COMPILERS = {
     "golden_dpo.mjs": (["node"], None),  # nothing to compile
     "golden_dpo.cpp": (["g++"], ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror"]),
@@ -451,3 +451,25 @@ def test_javascript_reads_hexadecimals(tmp_path):
     run = subprocess.run(["node", HERE / "golden_dpo.mjs", wrong], capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert "ordinary: the decimals are not the hexadecimals" in run.stdout
+
+
+@pytest.mark.parametrize(("language", "name"), [
+    ("cpp", "golden_dpo.cpp"), ("rust", "golden_dpo.rs"), ("js", "golden_dpo.mjs")])
+def test_the_page_shows_the_programs_lines(language, name):
+    program, page = (HERE / name).read_text("utf-8"), PAGE.read_text("utf-8")
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 2
+    assert all(block in program for block in blocks)
+    assert f"](../tests/{name})" in page
+    assert max(map(len, program.splitlines())) <= 120
+
+
+def test_the_page_shows_what_is_printed():
+    """A JSON case, wrapped; the same case as lines"""
+    page = PAGE.read_text("utf-8")
+    shown, = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert json.loads(shown) in [{"seam": seam, **case} for seam, case in raw("pair", "dpo")]
+    shown, = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    assert shown in ["".join(f"{line}\n" for line in lines(case)) for case in cases("pair", "dpo")]
+    for seam in SEAMS:
+        assert f"| `{seam}` |" in page
