@@ -37,6 +37,7 @@ _HOME = {
     "Preferences": "preferences", "Responses": "preferences",
     "sequence_kl": "readings", "sequence_logp": "readings", "token_entropy": "readings", "token_logp": "readings",
     "SURROGATES": "surrogates",
+    "identify": "conformance.identification", "verify": "conformance.verification",
     "Step": "training", "staged_reference": "training", "trailing_reference": "training", "train": "training",
 }
 __all__ = sorted(_HOME)
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from .check import check_gradient as check_gradient
     from .check import complex_step as complex_step
     from .check import finite_difference as finite_difference
+    from .conformance.identification import identify as identify
+    from .conformance.verification import verify as verify
     from .data import Bytes as Bytes
     from .data import Examples as Examples
     from .data import Words as Words

@@ -8,6 +8,9 @@ import hypothesis
 import numpy as np
 import pytest
 
+#: doctests are looked for in every file; these need torch and JAX
+collect_ignore_glob = ["zoo/torch_*.py", "zoo/jax_*.py"]
+
 os.environ["MPLBACKEND"] = "Agg"  # before Matplotlib is imported, here and in every process that a test starts
 
 # A deadline would measure the machine. CI says the same of a commit each time; elsewhere new examples are welcome.

@@ -91,6 +91,7 @@ RULES = {
     "dpo_numpy": Rule(CORE, never=("toy_models", "toy_models.experiments", "analytic")),
     "dpo_numpy.minimal": Rule(("numpy",), nothing_else=True),
     "dpo_numpy.cli": FRONT,
+    "dpo_numpy.conformance.pytest_plugin": Rule((*CORE, "pytest")),
     "dpo_numpy.playground": FRONT,
     "dpo_numpy.__main__": FRONT,
     "analytic": Rule(("analytic", "numpy", "scipy"), nothing_else=True),

@@ -1,0 +1,617 @@
+"""Losses of log-probs, row by row: pairs, and single responses with their label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..losses import LOSSES, UNLESS_TOLD, Loss
+from . import foreign, symptoms
+from .exact import Answer, of_rows
+from .judging import failures
+from .mistakes import of_rows as suspects
+from .seams import (
+    FAIL,
+    NOTE,
+    OK,
+    Case,
+    Evidence,
+    Got,
+    Hypothesis,
+    Line,
+    Problem,
+    Question,
+    asked,
+    compare,
+    outputs_of,
+    usual,
+)
+
+__all__ = ["PAIR", "UNPAIRED", "Rows"]
+
+Array = NDArray[Any]
+WIDE = np.longdouble
+SIDES = ("chosen", "rejected")
+#: what a fact is where the function does not take it; length 1: log-probs are means per token
+NEUTRAL: dict[str, Any] = {**UNLESS_TOLD, "delta": 0.0, "m0": 0.0, "keep": True, "length": 1}
+OF_RESPONSES = ("length", "reward", "score", "w", "win_rate", "kl", "present")
+MARGINS = (3, 8, 12, 14, 17, 18.5, 25, 36, 40, 60, 86, 90, 100, 106, 300, 700, 715, 740, 760, 2000, 1e4)
+EXPONENTIAL = ("f_dpo_forward_kl", "f_dpo_alpha", "f_dpo_chi2")
+KL_ROWS = 5
+#: what a number may become: the first that fails still is taken
+SIMPLER: tuple[Callable[[Any], Any], ...] = (
+    lambda x: -1 if x < 0 else 1,
+    lambda x: 100 * np.rint(x / 100),
+    lambda x: 10 * np.rint(x / 10),
+    np.rint,
+)
+
+
+class Rows:
+    """A seam: `K` log-probs a row, and what a loss is told beside them."""
+
+    def __init__(self, name: str, K: int, signature: str) -> None:
+        self.name, self.K, self.signature = name, K, signature
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # ---- what it takes
+
+    def losses(self) -> Mapping[str, Callable[..., Loss]]:
+        return {name: make for name, make in LOSSES.items() if self._takes(make())}
+
+    def _takes(self, loss: Loss) -> bool:
+        columns = {term.link.columns for term in loss.terms} - {None}
+        return (
+            columns <= {self.K}
+            and "token_logp" not in loss.reads
+            and "full_logp" not in loss.reads
+            and not (self.K == 1 and "label" not in loss.needs)
+        )
+
+    def arrays(self, loss: Loss) -> list[str]:
+        """The canonical names, in order"""
+        if self.K == 1:
+            needed = ["policy_logps", "reference_logps", "labels"]
+            return needed + [name for name in loss.needs if name not in ("ref_logp", "label", "length")]
+        names = []
+        for reading in loss.reads:
+            names += (
+                ["policy_chosen_logps", "policy_rejected_logps"]
+                if reading == "logp"
+                else [f"{side}_{reading}" for side in SIDES]
+            )
+            if reading == "logp" and "ref_logp" in loss.needs:
+                names += ["reference_chosen_logps", "reference_rejected_logps"]
+        for fact in loss.needs:
+            if fact != "ref_logp":
+                names += [f"{side}_{fact}" for side in SIDES] if fact in OF_RESPONSES else [fact]
+        return names
+
+    def orders(self, name: str, hyper: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+        loss = LOSSES[name](**hyper)
+        names = self.arrays(loss)
+        required = [x for x in names if _fact(x) not in NEUTRAL]
+        return [names] if required == names else [names, required]
+
+    def role(self, parameter: str, name: str, hyper: Mapping[str, Any]) -> str | None:
+        loss = LOSSES[name](**hyper)
+        if parameter in self.arrays(loss):
+            return parameter
+        said = foreign.words(parameter)
+        return self._single(parameter, said, loss) if self.K == 1 else self._of_pair(said, loss, parameter)
+
+    def _of_pair(self, said: set[str], loss: Loss, parameter: str) -> str | None:
+        side = said & set(SIDES)
+        if len(side) != 1 or "weight" in parameter:
+            return None
+        here = side.pop()
+        for fact in (*loss.reads, *loss.needs):
+            if fact in OF_RESPONSES and fact in parameter:
+                return f"{here}_{fact}"
+        if "length" in said:
+            return f"{here}_length"
+        if "logp" not in loss.reads:
+            return f"{here}_{loss.reads[0]}"
+        return f"{'reference' if 'reference' in said else 'policy'}_{here}_logps"
+
+    def _single(self, parameter: str, said: set[str], loss: Loss) -> str | None:
+        who = "reference" if "reference" in said else "policy"
+        side = said & set(SIDES)
+        shift = next((fact for fact in ("z0", "delta") if fact in loss.needs), None)
+        if "KL" in said and (said & {"policy", "reference"}):
+            return f"{who}_KL_logps"
+        if parameter in ("labels", "label", "desirable", "is_chosen", "is_desirable", "preferred"):
+            return "labels"
+        if parameter in ("kl", "z0", "kl_baseline", "reference_point", "baseline", "delta", "shift", "kl_estimate"):
+            return shift or ("delta" if parameter in ("delta", "shift") else "z0")
+        if len(side) == 1 and "weight" not in parameter:
+            return f"{who}_{side.pop()}_logps"
+        return f"{who}_logps" if said & {"policy", "reference"} or parameter in ("logps", "logp") else None
+
+    # ---- numbers
+
+    def cases(self, question: Question) -> Iterator[Case]:
+        """From the ordinary to the far ends."""
+        draw = _Numbers(question, self)
+        yield draw.case("ordinary", draw.margins(np.linspace(-2.5, 2.5, 8), wander=True))
+        yield draw.case("ordinary", draw.margins(np.linspace(-1.5, 1.5, 8), wander=True))
+        yield draw.case("policy = reference", draw.margins(np.zeros(4)))
+        yield draw.case("close to the reference", draw.margins(np.array([1e-2, -1e-3, 1e-4, -1e-6])))
+        for hyper in draw.settings():
+            yield draw.case("other hyper-parameters", draw.margins(np.linspace(-2, 2, 6), wander=True), hyper)
+        far = np.array([z for z in MARGINS if z <= draw.reach])
+        yield draw.case("right, and sure of it", draw.margins(far))
+        yield draw.case("wrong, and sure of it", draw.margins(-far))
+        # what is computed as the exponential of a logarithm k is off by k/2 ulps: 23 of 1e-20
+        yield draw.case("log-probs near 0", draw.near_zero(), room=3.0)
+        yield draw.case("log-probs of exactly 0", draw.zero(), lenient=True)
+        yield draw.case("long responses", draw.margins(np.linspace(-2, 2, 6), base=8000.0))
+        yield draw.case("one row at a time", draw.margins(np.array([0.7]), wander=True))
+        yield draw.case("two rows", draw.margins(np.array([-0.4, 0.7]), wander=True))
+        yield draw.case(
+            "the mean over the batch", draw.margins(np.array([-1.0, 0.3, 0.7, 1.9, 2.4]), wander=True), whole=True
+        )
+
+    def truth(self, question: Question, case: Case) -> Answer:
+        loss = LOSSES[question.name](**case.hyper)
+        told = {name: x for name, x in case.told.items() if name in (*loss.reads, *loss.needs)}
+        by = {}
+        if "policy_KL_logps" in question.call.arrays.values():
+            kl = case.told["KL_logp"], case.told["KL_ref_logp"]
+            by["z0"] = sum(question.dtype.ulp(x).mean() for x in kl) + question.dtype.ulp(case.told["z0"])
+        answer = of_rows(loss, told, question.dtype, by)
+        sizes = _sizes(question, loss, case.told)
+        return answer._replace(size=sizes[0], sizes=sizes[1])
+
+    # ---- asking
+
+    def ask(self, question: Question, case: Case) -> Got:
+        """The value (B,) of each row: a function that returns their mean is asked for one at a time."""
+        B = len(case.told[next(iter(LOSSES[question.name](**case.hyper).reads))])
+        first = self._once(question, case, B)
+        if first.value.shape == (B,) or case.whole:
+            return first
+        if LOSSES[question.name](**case.hyper).coupled:
+            return first
+        got = [self._once(question, _row(case, b), 1) for b in range(B)]
+        if np.isfinite(first.value).all() and all(np.isnan(g.value).any() for g in got):
+            raise Problem(
+                "it is a number for a batch and NaN for each of its rows alone"
+                + (": desired and undesired are averaged apart" if self.K == 1 else ""),
+                "reduction",
+            )
+        grads = (
+            None
+            if any(g.grads is None for g in got)
+            else {name: np.concatenate([g.grads[name] for g in got if g.grads]) for name in got[0].grads or {}}
+        )
+        return Got(np.array([g.value.reshape(()) for g in got]), grads, [], first.dtype, first.no_gradient)
+
+    def _once(self, question: Question, case: Case, B: int) -> Got:
+        told, wrt = self._handed(question, case)
+        found = asked(question, told, case.hyper, wrt)
+        outputs, with_gradient = outputs_of(found, question)
+        value = outputs[0]
+        if value.shape == (B, 1) and B > 1:
+            raise Problem(f"for {B} rows it returns shape ({B}, 1); expected ({B},) or a number", "wrong-shape")
+        if value.shape not in ((B,), (), (1,)):
+            square = " (a row and a column were broadcast)" if value.shape == (B, B) else ""
+            raise Problem(
+                f"for {B} rows it returns shape {value.shape}; expected ({B},) or a number{square}",
+                "broadcast" if square else "wrong-shape",
+            )
+        grads: dict[str, Array | None] | None = found.grads
+        extras = outputs[1:]
+        why = found.no_gradient
+        if with_gradient:
+            names = [name for name in question.call.arrays.values() if name in wrt and "KL" not in name]
+            if len(extras) >= len(names) and all(
+                isinstance(x, np.ndarray) and x.shape == (len(told[name]),)
+                for name, x in zip(names, extras, strict=False)
+            ):
+                grads, extras = dict(zip(names, extras, strict=False)), extras[len(names) :]
+            elif extras or question.gradient == "returned":
+                shown = [getattr(x, "shape", type(x).__name__) for x in extras]
+                raise Problem(
+                    f"beside losses it returns {shown}; expected gradients of {', '.join(names)}, each ({B},)",
+                    "wrong-shape",
+                )
+        gathered = None if grads is None else self._gathered(question, case, grads, B)
+        return Got(value.reshape((B,) if value.shape != () else ()), gathered, extras, found.dtype, why)
+
+    def _handed(self, question: Question, case: Case) -> tuple[dict[str, Any], list[str]]:
+        """The arrays by canonical name, and those that a gradient is wanted in"""
+        loss = LOSSES[question.name](**case.hyper)
+        told, taken = case.told, set(question.call.arrays.values())
+        given: dict[str, Any] = {}
+        wrt: list[str] = []
+        if self.K == 1:
+            given = {
+                "policy_logps": told["logp"][:, 0],
+                "reference_logps": told["ref_logp"][:, 0],
+                "labels": told["label"],
+                "policy_KL_logps": told.get("KL_logp"),
+                "reference_KL_logps": told.get("KL_ref_logp"),
+            }
+            for k, side in enumerate(SIDES):
+                at = told["label"] == (k == 0)
+                given |= {
+                    f"policy_{side}_logps": told["logp"][at, 0],
+                    f"reference_{side}_logps": told["ref_logp"][at, 0],
+                }
+            given |= {name: np.asarray(told[name]) for name in (*loss.needs, "z0", "delta") if name in told}
+            wrt = [
+                name
+                for name in ("policy_logps", "policy_chosen_logps", "policy_rejected_logps", "policy_KL_logps")
+                if name in taken
+            ]
+            return {name: given[name] for name in taken}, wrt
+        for reading in dict.fromkeys((*loss.reads, *loss.needs, "ref_logp", "length")):
+            x = told[reading]
+            if reading in ("logp", "ref_logp") or reading in OF_RESPONSES:
+                for k, side in enumerate(SIDES):
+                    name = {"logp": f"policy_{side}_logps", "ref_logp": f"reference_{side}_logps"}.get(
+                        reading, f"{side}_{reading}"
+                    )
+                    given[name] = x[:, k]
+                    if reading in loss.reads and name in taken:
+                        wrt.append(name)
+            else:
+                given[reading] = x
+        return {name: given[name] for name in taken}, wrt
+
+    def _gathered(self, question: Question, case: Case, grads: Mapping[str, Array | None], B: int) -> dict[str, Array]:
+        """By reading, (B, K); where no gradient flows, 0"""
+        loss = LOSSES[question.name](**case.hyper)
+        if self.K == 1:
+            if "policy_logps" in grads:
+                whole = _or_zero(grads["policy_logps"], B)
+            else:
+                whole = np.zeros(B, WIDE)
+                for k, side in enumerate(SIDES):
+                    at = case.told["label"] == (k == 0)
+                    whole[at] = _or_zero(grads.get(f"policy_{side}_logps"), int(at.sum()))
+            found = {"logp": whole[:, None]}
+            if grads.get("policy_KL_logps") is not None:
+                found["KL_logp"] = _or_zero(grads["policy_KL_logps"], KL_ROWS)
+            return found
+        return {
+            reading: np.stack(
+                [
+                    _or_zero(grads.get(f"policy_{side}_logps" if reading == "logp" else f"{side}_{reading}"), B)
+                    for side in SIDES
+                ],
+                axis=-1,
+            )
+            for reading in loss.reads
+        }
+
+    # ---- what is not a number
+
+    def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterator[Line]:
+        """Does it repeat itself, leave its inputs alone, keep NaN and the dtype, and rows apart?"""
+        case, got, _ = seen["ordinary"][0]
+        loss = LOSSES[question.name](**case.hyper)
+        yield from usual(question, got, lambda: self.ask(question, case), self._handed(question, case))
+        if got.value.ndim and not loss.coupled and len(seen["ordinary"]) > 1:
+            yield self._apart(question, *seen["ordinary"][:2])
+        yield self._nan(question, case, coupled=loss.coupled)
+        if got.extras and question.framework.gradient and "ref_logp" in loss.needs and "beta" in case.hyper:
+            yield from self._rewards(question, case, got)
+
+    def _apart(self, question: Question, one: Evidence, other: Evidence) -> Line:
+        """The rows of one batch after those of another, in reverse"""
+        test = "rows in other company"
+        told = {
+            name: np.concatenate([other.case.told[name], x[::-1]]) if x.ndim and not name.startswith("KL_") else x
+            for name, x in one.case.told.items()
+        }
+        if self.K == 1:  # desired first: where chosen and rejected come apart
+            order = np.argsort(~told["label"], kind="stable")
+            told = {name: x[order] if x.ndim and not name.startswith("KL_") else x for name, x in told.items()}
+        case = one.case._replace(told=told)
+        try:
+            got = self.ask(question, case)
+        except Problem as problem:
+            return Line(test, FAIL, np.inf, str(problem), mistake=problem.mistake)
+        right = self.truth(question, case)
+        found = compare(got.value, right.value, right.unit, right.size, question.dtype)
+        worst = float(found.units.max())
+        alone = all(
+            not compare(x.got.value, x.right.value, x.right.unit, x.right.size, question.dtype).fails.any()
+            for x in (one, other)
+        )
+        if not found.fails.any() or not alone:
+            return Line(test, OK, worst)
+        return Line(test, FAIL, worst, "a row's loss depends on which others are in the batch", mistake="batch-coupled")
+
+    def _nan(self, question: Question, case: Case, coupled: bool) -> Line:
+        """A NaN must come out as one: a hidden one trains on."""
+        told = {name: x.copy() for name, x in case.told.items()}
+        first = LOSSES[question.name](**case.hyper).reads[0]
+        told[first][0, 0] = np.nan
+        try:
+            got = self.ask(question, case._replace(told=told, whole=True))
+        except Problem as problem:
+            return Line("NaN goes through", FAIL, np.inf, str(problem), mistake=problem.mistake)
+        kept = np.isnan(got.value[0] if got.value.ndim else got.value)
+        others = not got.value.ndim or coupled or np.isfinite(got.value[1:]).all()
+        if kept and others:
+            return Line("NaN goes through", OK, 0.0)
+        if not kept:
+            return Line(
+                "NaN goes through",
+                FAIL,
+                np.inf,
+                "a log-prob of NaN gives a loss that is a number",
+                mistake="nan-hidden",
+            )
+        return Line(
+            "NaN goes through", FAIL, np.inf, "a NaN in one row spoils the losses of others", mistake="batch-coupled"
+        )
+
+    def _rewards(self, question: Question, case: Case, got: Got) -> Iterator[Line]:
+        """β log-ratio, where a tuple goes on with two of (B,)"""
+        B = len(case.told["logp"])
+        shown = [x for x in got.extras if isinstance(x, np.ndarray) and x.shape == (B,)]
+        if len(shown) < 2 or self.K != 2:
+            return
+        right = float(case.hyper["beta"]) * (case.told["logp"] - case.told["ref_logp"])
+        room = (
+            64 * question.dtype.eps * float(case.hyper["beta"]) * (abs(case.told["logp"]) + abs(case.told["ref_logp"]))
+        )
+        off = [abs(x - right[:, k]) > room[:, k] for k, x in enumerate(shown[:2])]
+        if any(x.any() for x in off):
+            b = int(np.argmax(off[0] | off[1]))
+            yield Line(
+                "rewards beside the loss",
+                NOTE,
+                np.inf,
+                f"{float(shown[0][b]):.6g} and {float(shown[1][b]):.6g}; "
+                f"beta * log-ratio is {float(right[b, 0]):.6g} and {float(right[b, 1]):.6g}",
+            )
+        else:
+            yield Line("rewards beside the loss", OK, 0.0)
+
+    def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
+        return symptoms.of_rows(question, line, seen)
+
+    # ---- what may have been done instead
+
+    def hypotheses(self, question: Question) -> Iterator[Hypothesis]:
+        return suspects(self, question)
+
+    def shrunk(self, question: Question, case: Case, row: int) -> Case | None:
+        """The row alone, its log-probs as simple as they may be for it to fail still; None where alone it does not"""
+        if case.whole or LOSSES[question.name](**case.hyper).coupled:
+            return None
+        now = _row(case, row)
+        if not failures(self, question, now):
+            return None
+        for name in ("length", "logp", "ref_logp", "reward"):
+            for k in range(self.K if name in now.told else 0):
+                for simple in SIMPLER:
+                    told = now.told[name].copy()
+                    told[0, k] = simple(told[0, k])
+                    tried = now._replace(
+                        told={**now.told, name: question.dtype.round(told) if told.dtype.kind == "f" else told}
+                    )
+                    if told[0, k] != now.told[name][0, k] and failures(self, question, tried):
+                        now = tried
+                        break
+        return now
+
+    def describe(self, question: Question, case: Case, b: int) -> str:
+        """Row b as one would type it"""
+        told, _ = self._handed(question, _row(case, b))
+        shown = []
+        for name in question.call.arrays.values():
+            x = np.asarray(told[name])
+            shown.append(f"{name} {_short(x)}")
+        return ", ".join(shown)
+
+
+PAIR = Rows(
+    "pair",
+    2,
+    "f(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, "
+    "reference_rejected_logps, chosen_length, rejected_length, beta=...) -> losses (B,)",
+)
+UNPAIRED = Rows("unpaired", 1, "f(policy_logps, reference_logps, labels, kl, beta=...) -> losses (B,)")
+
+
+def _fact(name: str) -> str:
+    return name.removeprefix("chosen_").removeprefix("rejected_")
+
+
+def _or_zero(grad: Array | None, size: int) -> Array:
+    return np.zeros(size, WIDE) if grad is None else grad
+
+
+def _row(case: Case, b: int) -> Case:
+    told = {name: x[b : b + 1] if x.ndim and not name.startswith("KL_") else x for name, x in case.told.items()}
+    return case._replace(told=told, margin=None if case.margin is None else case.margin[b : b + 1])
+
+
+def _short(x: Array) -> str:
+    numbers = [repr(bool(v)) if x.dtype == bool else f"{float(v):.9g}" for v in x.reshape(-1)[:6]]
+    return numbers[0] if x.size == 1 else f"[{', '.join(numbers)}]"
+
+
+def _sizes(question: Question, loss: Loss, told: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """How large values and slopes are at the reference, or a unit of margin from it, with each row's facts."""
+    level = dict(told)
+    B = len(told[loss.reads[0]])
+    for name in ("logp", "ref_logp", "kl", "reward"):
+        if name in told:
+            level[name] = np.full(told[name].shape, 0.0 if name in ("kl", "reward") else -2.0, WIDE)
+    if "length" in told and "logp" in level:
+        level["logp"] = -2.0 * told["length"].astype(WIDE)
+        level["ref_logp"] = level["logp"].copy()
+    value, slope = np.zeros(B, WIDE), {name: np.zeros(B, WIDE) for name in loss.reads}
+    step = _step(question.name, question.hyper)
+    for by in (0.0, -1.0, 1.0):
+        moved = {**level, loss.reads[0]: level[loss.reads[0]].copy()}
+        moved[loss.reads[0]][..., 0] += by * step
+        with np.errstate(all="ignore"):
+            v, g = loss(
+                {name: moved[name] for name in loss.reads},
+                **{name: moved[name] for name in loss.needs if name in moved},
+            )
+        value = np.fmax(value, abs(v))
+        slope = {name: np.fmax(slope[name], abs(g[name]).max(axis=-1)) for name in slope}
+    if question.name == "discopop":  # where its hollow begins, terms of that size cancel
+        slope = {name: x + question.hyper["beta"] * (1 + 1 / question.hyper["tau"]) for name, x in slope.items()}
+    return value, {name: x[:, None] for name, x in slope.items()}
+
+
+def _step(name: str, hyper: Mapping[str, Any]) -> float:
+    """What moves the margin by about 1, in nats (nats a token)"""
+    if name in (*EXPONENTIAL, "f_dpo_js", "cal_dpo", "orpo", "slic"):
+        return 1.0
+    if name == "ipo":
+        return 0.5 / float(hyper["tau"])
+    return 1 / float(hyper.get("beta", 1.0))
+
+
+class _Numbers:
+    """Draws the cases of one question."""
+
+    def __init__(self, question: Question, seam: Rows) -> None:
+        self.question, self.K = question, seam.K
+        self.loss = LOSSES[question.name](**question.hyper)
+        self.taken = set(question.call.arrays.values())
+        self.rng = np.random.default_rng(20)
+        self.step = _step(question.name, question.hyper)
+        self.per_token = self._per_token()
+        self.with_length = any("length" in name for name in self.taken)
+        self.reach = 10.0 if question.name in (*EXPONENTIAL, "alphapo") else 1e4
+
+    def _per_token(self) -> bool:
+        """Is the loss one of means? Twice the log-probs over twice the tokens would not be noticed."""
+        if "length" not in self.loss.needs:
+            return False
+        one = self._filled(
+            np.array([[-3.0, -7.0][: self.K]], WIDE),
+            np.array([[-4.0, -5.0][: self.K]], WIDE),
+            np.array([[2, 5][: self.K]]),
+        )
+        two = {name: 2 * x if name in ("logp", "ref_logp", "length") else x for name, x in one.items()}
+
+        def value(told: Mapping[str, Array]) -> Array:
+            return self.loss(
+                {name: told[name] for name in self.loss.reads}, **{name: told[name] for name in self.loss.needs}
+            )[0]
+
+        return bool(np.allclose(value(one), value(two)))
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """Each hyper-parameter that can be passed, changed by itself."""
+        for name in dict.fromkeys(self.question.call.hyper.values()):
+            x = self.question.hyper[name]
+            if isinstance(x, (bool, str)):
+                continue
+            for other in (0.25, 0.05) if name == "eps" else (0.5 * x, 3 * x) if x else (0.5, 2.0):
+                if other != x:
+                    try:
+                        LOSSES[self.question.name](**{**self.question.hyper, name: other})
+                    except ValueError:
+                        continue
+                    yield {**self.question.hyper, name: other}
+
+    def case(
+        self,
+        test: str,
+        drawn: tuple[Array, Array, Array, Array | None],
+        hyper: dict[str, Any] | None = None,
+        **how: Any,
+    ) -> Case:
+        logp, ref, length, margin = drawn
+        return Case(test, self._filled(logp, ref, length), hyper or self.question.hyper, margin, **how)
+
+    def margins(self, z: Array, wander: bool = False, base: float = 0.0) -> tuple[Array, Array, Array, Array]:
+        """Rows whose margins are about z, the shift split between chosen and rejected in three ways"""
+        B = len(z)
+        length = self.rng.integers(3, 60, (B, self.K)) if self.with_length else np.ones((B, self.K), int)
+        typical = 3.0 if self.per_token and not self.with_length else 40.0
+        scale = length if self.per_token else 1
+        if self.K == 1:
+            shift = (z * self.step)[:, None]
+        else:
+            split = np.array([[0.5, -0.5], [1.0, 0.0], [0.0, -1.0]])[np.arange(B) % 3]
+            shift = split * (z * self.step)[:, None]
+        shift = shift * scale
+        level = -(base or typical) * self.rng.uniform(0.25, 1.0, (B, 1)) * (scale if self.per_token else 1)
+        far = np.maximum(shift, 0).max(axis=-1, keepdims=True)
+        ref = level - far - 2.0 + self.rng.uniform(-2, 2, (B, self.K)) * wander
+        if wander:
+            shift = shift + self.rng.uniform(-0.5, 0.5, (B, self.K)) * min(self.step, 10.0)
+        if "ref_logp" in self.loss.needs:
+            logp = ref + shift
+        else:  # the rejected one is what the chosen is held against
+            logp = (ref if wander else level - far - 2.0 * scale + 0 * shift) + shift
+        return self._round(np.minimum(logp, -0.125)), self._round(np.minimum(ref, -0.125)), length, z
+
+    def near_zero(self) -> tuple[Array, Array, Array, None]:
+        least = -self.question.dtype.tiny
+        some = [-1e-2, -1e-4, -0.7, -1e-7, -0.1, -1e-10, -1.2, -1e-3, -1e-14, -2.3, -1e-20, -1e-5, -1e-17]
+        logp = np.array([some, some[::-1]]).T[:, : self.K]
+        ref = np.array([some[3:] + some[:3], some[5:] + some[:5]]).T[:, : self.K]
+        logp, ref = (np.minimum(self._round(x), least) for x in (logp, ref))
+        return logp, ref, np.ones((len(some), self.K), int), None
+
+    def zero(self) -> tuple[Array, Array, Array, None]:
+        logp, ref = (
+            np.array([[0.0, -1.0], [-1.0, 0.0], [-1e-20, -1.0]]),
+            np.array([[-1.0, 0.0], [-0.5, -0.5], [0.0, 0.0]]),
+        )
+        return self._round(logp[:, : self.K]), self._round(ref[:, : self.K]), np.ones((3, self.K), int), None
+
+    def _round(self, x: ArrayLike) -> Array:
+        return self.question.dtype.round(x)
+
+    def _filled(self, logp: Array, ref: Array, length: Array) -> dict[str, Array]:
+        """With all that a loss is told; neutral where the function does not take it"""
+        B, K = logp.shape
+        rng, told = np.random.default_rng(B), {}
+        others = () if K > 1 else ("z0",) if "delta" in self.loss.needs else ("z0", "delta")
+        for name in dict.fromkeys((*self.loss.reads, *self.loss.needs, "ref_logp", "length", *others)):
+            roles = {name, *(f"{side}_{name}" for side in SIDES)}
+            if name == "logp":
+                told[name] = logp
+            elif name == "ref_logp":
+                told[name] = ref
+            elif name == "length":
+                told[name] = length
+            elif name == "label":
+                told[name] = np.arange(B) < (B + 1) // 2
+            elif name in NEUTRAL and not roles & self.taken:
+                shape = (B, K) if name in OF_RESPONSES else (B,)
+                told[name] = np.full(shape, NEUTRAL[name], bool if NEUTRAL[name] is True else WIDE)
+            elif name == "z0":
+                told["KL_logp"] = self._round(rng.uniform(-9, -3, KL_ROWS))
+                told["KL_ref_logp"] = self._round(told["KL_logp"] - rng.uniform(-1, 3, KL_ROWS) * (-1 if B == 4 else 1))
+                if "policy_KL_logps" in self.taken:
+                    told[name] = np.maximum(0, (told["KL_logp"] - told["KL_ref_logp"]).mean())
+                else:
+                    told[name] = self._round(np.asarray(0.75))
+            elif name in ("delta", "m0"):
+                told[name] = self._round(np.asarray(0.375))
+            elif name == "reward" and name in self.loss.reads:
+                told[name] = self._round((logp - ref) * (1 if self.K == 1 else self.step))
+            elif name == "present":
+                told[name] = np.ones((B, K), bool)
+            elif name == "keep":
+                told[name] = np.arange(B) % 3 != 1
+            elif name == "score":
+                told[name] = self._round(np.sort(rng.uniform(0.1, 3, (B, K)), axis=-1)[:, ::-1])
+            elif name in OF_RESPONSES:
+                told[name] = self._round(rng.uniform(0.1, 1.2 if name != "win_rate" else 0.9, (B, K)))
+            else:
+                told[name] = self._round(rng.uniform(0, 1, B))
+        return told

@@ -1,0 +1,414 @@
+"""From logits to log-probs of sequences: which token each position scores, which tokens count, and what divides.
+
+Tokens are those of real batches: a prompt, a response that ends in EOS, padding on either side, whose id may be that of
+EOS or of an ordinary token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exact import Answer, of_tokens
+from .seams import (
+    FAIL,
+    OK,
+    Case,
+    Evidence,
+    Got,
+    Hypothesis,
+    Line,
+    Problem,
+    Question,
+    asked,
+    outputs_of,
+    usual,
+)
+from .symptoms import lost_digits
+
+__all__ = ["SEQUENCE", "Tokens", "draw_tokens", "readings_of"]
+
+Array = NDArray[Any]
+WIDE = np.longdouble
+EOS, VOCAB, LONG = 2, 7, 1000
+IGNORED = -100
+NAMES = {
+    "logits": ("logits", "policy_logits", "pi_logits", "all_logits", "lm_logits"),
+    "reference_logits": ("reference_logits", "ref_logits"),
+    "tokens": ("tokens", "input_ids", "ids", "token_ids", "sequences", "input_tokens"),
+    "labels": ("labels", "targets", "target_ids"),
+    "mask": ("mask", "loss_mask", "completion_mask", "response_mask", "masks", "label_mask", "action_mask"),
+    "attention_mask": ("attention_mask", "attn_mask", "padding_mask"),
+    "pad_token_id": ("pad_token_id", "pad_id", "padding_value"),
+    "eos_token_id": ("eos_token_id", "eos_id"),
+    "num_items_in_batch": ("num_items_in_batch", "num_items", "normalizer"),
+    "gradient_accumulation_steps": ("gradient_accumulation_steps", "accumulation_steps", "grad_accum"),
+}
+
+
+class Tokens:
+    """Tokens (N, T) of prompts and responses, what counts, what is real, and the id of padding"""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        shape: Sequence[tuple[int, int]],
+        width: int,
+        side: str = "right",
+        pad: int = 0,
+        zeros: bool = False,
+    ) -> None:
+        N = len(shape)
+        self.pad = pad
+        self.tokens = np.full((N, width), pad)
+        self.mask, self.real = np.zeros((N, width), bool), np.zeros((N, width), bool)
+        for row, (prompt, response) in enumerate(shape):
+            start = 0 if side == "right" else width - prompt - response
+            middle, stop = start + prompt, start + prompt + response
+            ids = rng.integers(0 if zeros else 3, VOCAB, prompt + response)
+            if zeros and response > 1:
+                ids[prompt] = 0
+            if prompt > 1:
+                ids[prompt - 1] = EOS if row % 2 else 1  # a prompt of several turns has ends of its own
+            if response:
+                ids[-1] = EOS
+            self.tokens[row, start:stop] = ids
+            self.real[row, start:stop] = True
+            self.mask[row, middle:stop] = True
+
+    def told(self) -> dict[str, Array]:
+        return {"tokens": self.tokens, "mask": self.mask, "real": self.real, "pad": np.asarray(self.pad)}
+
+
+def draw_tokens(rng: np.random.Generator, N: int, width: int, **how: Any) -> Tokens:
+    """Of different lengths; the first row is as long as the batch is wide"""
+    shape = [(2, width - 2)] + [
+        (int(p), int(r))
+        for p, r in zip(rng.integers(1, 4, N - 1), rng.integers(2, max(3, width - 4), N - 1), strict=True)
+    ]
+    return Tokens(rng, shape, width, **how)
+
+
+def role(parameter: str, takes: Sequence[str]) -> str | None:
+    return next((name for name in takes if parameter in NAMES[name]), None)
+
+
+def handed(told: Mapping[str, Array], taken: Sequence[str]) -> dict[str, Any]:
+    """By canonical name"""
+    given: dict[str, Any] = {
+        "logits": told["logits"],
+        "reference_logits": told.get("reference_logits"),
+        "tokens": told["tokens"],
+        "labels": np.where(told["mask"], told["tokens"], IGNORED),
+        "mask": told["mask"],
+        "attention_mask": told["real"],
+        "pad_token_id": int(told["pad"]),
+        "eos_token_id": EOS,
+        "num_items_in_batch": told.get("num_items"),
+        "gradient_accumulation_steps": told.get("steps"),
+    }
+    return {
+        name: given[name]
+        if name in ("pad_token_id", "eos_token_id") or given[name] is None or given[name].ndim
+        else given[name].item()
+        for name in taken
+    }
+
+
+def _next(x: Array, fill: Any = 0) -> Array:
+    """x of the token that each position scores"""
+    return np.concatenate([x[:, 1:], np.full_like(x[:, :1], fill)], axis=1)
+
+
+Scored = Callable[[Mapping[str, Array]], tuple[Array, Array]]
+
+
+def readings_of() -> Iterator[tuple[str, str, Scored]]:
+    """What may be scored in place of what should be: a mistake, its name, targets and counts by position of logits"""
+
+    def counted(keep: Callable[[Mapping[str, Array]], Array]) -> Scored:
+        return lambda told: (_next(told["tokens"]), _next(keep(told) & (np.arange(told["mask"].shape[1]) > 0)))
+
+    def last(mask: Array) -> Array:
+        return np.asarray(mask & ~_next(mask, False))
+
+    def first(mask: Array) -> Array:
+        return np.asarray(mask & (np.cumsum(mask, axis=1) == 1))
+
+    def until(mask: Array) -> Array:
+        return np.asarray(np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] > 0)
+
+    def since(mask: Array) -> Array:
+        return np.asarray(np.cumsum(mask, axis=1) > 0)
+
+    at = np.arange
+    yield (
+        "shift-off-by-one",
+        "each position's logits are asked for its own token, not the next",
+        lambda told: (told["tokens"], told["mask"]),
+    )
+    yield (
+        "shift-off-by-one",
+        "tokens are shifted and the mask is not",
+        lambda told: (
+            _next(told["tokens"]),
+            np.where(at(told["mask"].shape[1]) < told["mask"].shape[1] - 1, told["mask"], False),
+        ),
+    )
+    yield (
+        "shift-off-by-one",
+        "the mask is shifted and tokens are not",
+        lambda told: (told["tokens"], _next(told["mask"])),
+    )
+    yield (
+        "shift-off-by-one",
+        "tokens are shifted twice",
+        lambda told: (
+            _next(_next(told["tokens"])),
+            _next(told["mask"]) & (at(told["mask"].shape[1]) < told["mask"].shape[1] - 2),
+        ),
+    )
+    yield (
+        "shift-off-by-one",
+        "labels are shifted twice",
+        lambda told: (_next(_next(told["tokens"])), _next(_next(told["mask"]))),
+    )
+    yield (
+        "prompt-included",
+        "the prompt's last token counts too",
+        counted(lambda told: told["mask"] | _next(told["mask"])),
+    )
+    yield "prompt-included", "the prompt's tokens count too", counted(lambda told: told["real"])
+    yield "prompt-included", "all up to the response's end counts", counted(lambda told: until(told["mask"]))
+    yield "padding-counted", "padding counts too", counted(lambda told: told["mask"] | ~told["real"])
+    yield (
+        "padding-counted",
+        "all from the response's start on counts, padding too",
+        counted(lambda told: since(told["mask"])),
+    )
+    yield "padding-counted", "every token counts, prompt and padding", counted(lambda told: np.ones_like(told["mask"]))
+    yield (
+        "padding-counted",
+        "one token after the response's end counts too",
+        counted(
+            lambda told: (
+                told["mask"] | np.concatenate([told["mask"][:, :1] & False, last(told["mask"])[:, :-1]], axis=1)
+            )
+        ),
+    )
+    yield (
+        "last-token-dropped",
+        "the batch's last column is dropped",
+        counted(lambda told: told["mask"] & (at(told["mask"].shape[1]) < told["mask"].shape[1] - 1)),
+    )
+    yield (
+        "eos-masked",
+        "the response's last token, its EOS, does not count",
+        counted(lambda told: told["mask"] & ~last(told["mask"])),
+    )
+    yield (
+        "shift-off-by-one",
+        "the response's first token does not count",
+        counted(lambda told: told["mask"] & ~first(told["mask"])),
+    )
+    yield (
+        "pad-is-eos",
+        "tokens that have the id of padding do not count, a response's EOS among them",
+        counted(lambda told: told["mask"] & (told["tokens"] != told["pad"])),
+    )
+    yield "eos-masked", "EOS does not count", counted(lambda told: told["mask"] & (told["tokens"] != EOS))
+    yield (
+        "token-0-dropped",
+        "tokens whose id is 0 do not count",
+        counted(lambda told: told["mask"] & (told["tokens"] != 0)),
+    )
+    yield (
+        "pad-is-eos",
+        "what counts is found by the id of padding",
+        counted(lambda told: since(told["mask"]) & (told["tokens"] != told["pad"])),
+    )
+
+
+def _counted(how: Scored, told: Mapping[str, Array], count: Array) -> Array:
+    """How many tokens count under it"""
+    return np.asarray(np.maximum(how(told)[1].sum(axis=1), 1))
+
+
+def truly(told: Mapping[str, Array]) -> tuple[Array, Array]:
+    return _next(told["tokens"]), _next(told["mask"])
+
+
+class Sequences:
+    """A seam: logits (B, T, V) to log-probs (B,)."""
+
+    name = "sequence"
+    signature = "f(logits (B, T, V), tokens (B, T), mask (B, T)) or f(logits, labels), -100 where not counted -> (B,)"
+    takes = ("logits", "tokens", "labels", "mask", "attention_mask", "pad_token_id", "eos_token_id")
+
+    def losses(self) -> Mapping[str, Callable[..., Any]]:
+        return {"logp": lambda: None, "mean_logp": lambda: None}
+
+    def orders(self, name: str, hyper: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+        return [("logits", "tokens", "mask"), ("logits", "labels")]
+
+    def role(self, parameter: str, name: str, hyper: Mapping[str, Any]) -> str | None:
+        return role(parameter, self.takes)
+
+    def cases(self, question: Question) -> Iterator[Case]:
+        rng = np.random.default_rng(30)
+
+        def case(test: str, tokens: Tokens, scale: float = 2.0, offset: float = 0.0, **how: Any) -> Case:
+            shape = (*tokens.tokens.shape, VOCAB)
+            logits = question.dtype.round(offset + scale * rng.normal(size=shape))
+            return Case(test, {"logits": logits, **tokens.told()}, question.hyper, **how)
+
+        yield case("ordinary", draw_tokens(rng, 4, 9))
+        yield case("ordinary", draw_tokens(rng, 5, 11))
+        yield case("no padding", Tokens(rng, [(2, 5)] * 3, 7))
+        yield case("padding on the left", draw_tokens(rng, 4, 9, side="left"))
+        yield case("padding with the id of EOS", draw_tokens(rng, 4, 10, pad=EOS))
+        yield case("token id 0 in a response", draw_tokens(rng, 4, 9, zeros=True))
+        yield case("one token each", Tokens(rng, [(3, 1), (1, 1), (2, 1)], 5))
+        yield case("as many rows as positions", draw_tokens(rng, VOCAB, VOCAB))
+        yield case("one row", Tokens(rng, [(2, 4)], 8))
+        yield case("certain tokens", draw_tokens(rng, 4, 9), 40.0)
+        yield case("logits far from 0", draw_tokens(rng, 4, 9), 2.0, 800.0)
+        excluded = case("logits of -inf", draw_tokens(rng, 4, 9))
+        never = np.broadcast_to(np.arange(VOCAB) == 1, excluded.told["logits"].shape)
+        excluded.told["logits"] = np.where(
+            never & (excluded.told["tokens"] != 1).all(), -np.inf, excluded.told["logits"]
+        )
+        yield excluded
+        # all as likely: a log-prob is known to its last digit, and what is lost, is lost in the sum
+        yield case("a long response", Tokens(rng, [(2, LONG - 2), (2, LONG // 2)], LONG), 0.0)
+        yield case("a row where nothing counts", Tokens(rng, [(3, 4), (5, 0), (2, 3)], 8), finite=True)
+
+    def truth(self, question: Question, case: Case) -> Answer:
+        return self.scored(question, case, truly)
+
+    def scored(self, question: Question, case: Case, how: Scored, divide: Callable[..., Array] | None = None) -> Answer:
+        targets, counts = how(case.told)
+        count = counts.sum(axis=1)
+        by = np.maximum(count, 1) if question.name == "mean_logp" else np.ones_like(count)
+        by = by if divide is None else divide(case.told, count)
+        weight = counts / by[:, None].astype(WIDE)
+        found = of_tokens(case.told["logits"], targets, weight, question.dtype)
+        return found._replace(size=count * np.log(VOCAB) / by, sizes={"logits": (1.0 / by)[:, None, None]})
+
+    def ask(self, question: Question, case: Case) -> Got:
+        B = len(case.told["tokens"])
+        told = handed(case.told, list(question.call.arrays.values()))
+        found = asked(question, told, case.hyper, ["logits"])
+        outputs, with_gradient = outputs_of(found, question)
+        value = outputs[0]
+        if value.shape != (B,):
+            raise Problem(
+                f"for {B} rows it returns shape {value.shape}; expected ({B},)",
+                "broadcast" if value.shape == (B, B) else "wrong-shape",
+            )
+        grads = None if found.grads is None else {"logits": found.grads["logits"]}
+        if with_gradient and len(outputs) > 1:
+            if not isinstance(outputs[1], np.ndarray) or outputs[1].shape != case.told["logits"].shape:
+                raise Problem(
+                    f"beside log-probs it returns shape {getattr(outputs[1], 'shape', None)}; expected the "
+                    f"gradient in the logits, {case.told['logits'].shape}",
+                    "wrong-shape",
+                )
+            grads = {"logits": outputs[1]}
+        if grads is not None and grads["logits"] is None:
+            grads = {"logits": np.zeros(case.told["logits"].shape, WIDE)}
+        return Got(value, grads, outputs[1:], found.dtype, found.no_gradient)  # type: ignore[arg-type]
+
+    def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterator[Line]:
+        case, got, _ = seen["ordinary"][0]
+        told = handed(case.told, list(question.call.arrays.values()))
+        yield from usual(question, got, lambda: self.ask(question, case), (told, ["logits"]))
+        logits = case.told["logits"].copy()
+        logits[0] = np.nan
+        try:
+            value = self.ask(question, case._replace(told={**case.told, "logits": logits})).value
+        except Problem as problem:
+            yield Line("NaN goes through", FAIL, np.inf, str(problem), mistake=problem.mistake)
+        else:
+            yield (
+                Line("NaN goes through", OK, 0.0)
+                if np.isnan(value[0])
+                else Line(
+                    "NaN goes through",
+                    FAIL,
+                    np.inf,
+                    "logits of NaN give a log-prob that is a number",
+                    mistake="nan-hidden",
+                )
+            )
+
+    def hypotheses(self, question: Question) -> Iterator[Hypothesis]:
+        other = "mean-for-sum" if question.name == "logp" else "sum-for-mean"
+        says = (
+            "averages log-probs where it should sum"
+            if question.name == "logp"
+            else ("sums log-probs where it should average")
+        )
+
+        scored = partial(self.scored, question)
+
+        def by_count(told: Mapping[str, Array], count: Array) -> Array:
+            return np.asarray(np.maximum(count, 1)) if question.name == "logp" else np.ones_like(count)
+
+        def width(less: int) -> Callable[..., Array]:
+            return lambda told, count: np.full_like(count, told["tokens"].shape[1] - less)
+
+        yield Hypothesis(other, says, partial(scored, how=truly, divide=by_count))
+        for less, what in ((0, "T"), (1, "T - 1")):
+            yield Hypothesis(
+                "length-with-padding",
+                f"divides by {what}, padding included",
+                partial(scored, how=truly, divide=width(less)),
+            )
+        yield Hypothesis(
+            "length-with-padding",
+            "divides by the number of tokens of prompt and response",
+            partial(scored, how=truly, divide=lambda told, count: told["real"].sum(axis=1)),
+        )
+        for mistake, says, how in readings_of():
+            yield Hypothesis(mistake, says, partial(scored, how=how))
+            if question.name == "mean_logp":
+                yield Hypothesis(
+                    mistake,
+                    f"{says} (divided by the right length)",
+                    partial(scored, how=how, divide=partial(_counted, truly)),
+                )
+                slug = "length-with-padding" if mistake in ("prompt-included", "padding-counted") else mistake
+                yield Hypothesis(
+                    slug, f"in the length alone: {says}", partial(scored, how=truly, divide=partial(_counted, how))
+                )
+
+    def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
+        if line.test == "a row where nothing counts":
+            return "empty-row", "a row without response tokens is 0/0"
+        if line.test == "a long response":
+            return "low-precision-sum", "tokens are added up in the dtype of the logits: sum in float32 or more"
+        if line.test in ("logits far from 0", "certain tokens"):
+            return "exp-overflow", "exp of a logit overflows, or log of a probability that is 0: use log_softmax"
+        if line.test == "logits of -inf":
+            return "where-nan", "0 · inf where a token of the vocabulary is excluded"
+        return lost_digits(question, seen.get("ordinary", []))
+
+    def shrunk(self, question: Question, case: Case, row: int) -> Case | None:
+        """Its cases are small as they are"""
+        return None
+
+    def describe(self, question: Question, case: Case, row: int) -> str:
+        told = case.told
+        spelled = " ".join(
+            f"[{t}]" if m else str(t) if r else "."
+            for t, m, r in zip(told["tokens"][row], told["mask"][row], told["real"][row], strict=True)
+        )
+        return f"row {row}: {spelled[:120]} ([counted], . padding with id {int(told['pad'])})"
+
+
+SEQUENCE = Sequences()
