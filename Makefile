@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow lint pages mutate peers wheel clean always
+.PHONY: help demo test slow lint pages mutate peers zoo wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -42,6 +42,20 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 mutate: $(VENV)/with-test  ## change the code in one place at a time: docs/mutation.md (about half an hour)
 	$(VENV)/bin/python tests/mutate.py
 
+ZOO ?= .venv-zoo
+FRAMEWORKS ?= torch jax
+
+zoo: $(ZOO)/ready  ## the conformance kit on broken and correct losses in torch and JAX too (FRAMEWORKS=torch: 2 minutes)
+	OMP_NUM_THREADS=1 $(ZOO)/bin/pytest -n 2 -p no:cacheprovider tests/test_zoo.py -rs
+
+$(ZOO)/ready: export PIP_CONSTRAINT :=
+$(ZOO)/ready: export PIP_BUILD_CONSTRAINT :=
+$(ZOO)/ready:
+	$(PYTHON) -m venv --clear $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet $(patsubst torch,torch==2.13.0,$(FRAMEWORKS)) numpy
+	$(ZOO)/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
 PEERS ?= .venv-peers
 
 # On Linux, PyTorch's default build brings CUDA along: PIP_EXTRA_INDEX_URL can name an index that has a CPU build.
@@ -65,7 +79,7 @@ wheel: $(VENV)/with-dev  ## build dist/*.whl
 	$(VENV)/bin/python -m build --wheel
 
 clean:  ## remove everything that is made
-	rm -rf $(VENV) $(PEERS) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(ZOO) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is good for one interpreter, one place and one set of constraints: its key.

@@ -1,5 +1,7 @@
 """The kit itself: how functions are met, what units are, what reports say, bad input. What it finds: `test_zoo.py`."""
 
+import ast
+import doctest
 import json
 import subprocess
 import sys
@@ -415,7 +417,28 @@ def test_a_profile_says_what_a_library_means():
         profiles.translate("simpo", "kto", {})
 
 
-# ---- the command, and pytest
+# ---- the page, the command, and pytest
+
+def test_the_page_is_executed():
+    page = Path(__file__).parents[1] / "docs" / "verify.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert (failed, tried > 3) == (0, True)
+
+
+def test_the_page_counts_the_zoo():
+    """What it says of how many there are is read off the sources, as the frameworks may not be here."""
+    page = (Path(__file__).parents[1] / "docs" / "verify.md").read_text("utf-8")
+    found = {"broken": set(), "correct": set()}
+    for path in (Path(__file__).parent / "zoo").glob("*_*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for call in getattr(node, "decorator_list", []):
+                found[call.func.id].add(node.name)
+            match node:  # broken(...)(a function that a closure makes)
+                case ast.Call(func=ast.Call(func=ast.Name("broken" | "correct" as kind)), args=[made]):
+                    found[kind].add(ast.unparse(made))
+    counts = len(found["broken"] - found["correct"]), len(found["correct"])
+    says = "holds {} short losses with one realistic bug each and {} correct ones".format(*counts)
+    assert says in " ".join(page.split())
 
 EXAMPLE = "dpo_numpy.conformance.examples.pair:dpo"
 

@@ -164,6 +164,9 @@ def bind(
     """
     try:
         parameters = list(inspect.signature(f).parameters.values())
+        bare = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+        if bare and callable(getattr(f, "forward", None)):  # a torch module, whose __call__ takes anything
+            parameters = list(inspect.signature(f.forward).parameters.values())  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise ValueError(
             f"the signature of {_name(f)} cannot be read; wrap it: lambda {', '.join(order[0])}: ..."

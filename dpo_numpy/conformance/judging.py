@@ -25,7 +25,7 @@ from .seams import (
     compare,
 )
 
-__all__ = ["explain", "judge"]
+__all__ = ["explain", "failures", "fitting", "judge", "verdicts", "wrong"]
 
 Array = NDArray[Any]
 SHRUNK = 2  # failing tests whose example is made simple; the rest most often fail for the same reason
@@ -156,7 +156,7 @@ def _place(name: str, k: tuple[Any, ...]) -> str:
 def _diagnosed(seam: Seam, question: Question, lines: list[Line], seen: dict[str, list[Evidence]]) -> list[Line]:
     """The same lines; what one mistake explains is said once, where it is seen first."""
     evidence = [one for ones in seen.values() for one in ones]
-    found = explain(seam, question, evidence) if _failing(question, evidence) else None
+    found = explain(seam, question, evidence) if wrong(question, evidence) else None
     done, given = [], False
     told = any(line.mistake in STRUCTURAL for line in lines)
     for line in lines:
@@ -181,7 +181,7 @@ def explain(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[s
                 return "detach-missing", f"a gradient flows into {name}, which should count as a constant"
     ordinary = [one for one in plain if one.case.test in ("ordinary", "other hyper-parameters")]
     for sample in (ordinary, plain):
-        failing = _failing(question, sample)
+        failing = wrong(question, sample)
         if not failing:
             continue
         for hypothesis in seam.hypotheses(question):
@@ -192,11 +192,11 @@ def explain(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[s
                 return hypothesis.mistake, f"{hypothesis.says}, up to a constant"
         if sample is ordinary:
             first = [one for one in sample if one.case.test == "ordinary"]
-            return _fitted(question, first) if _failing(question, first) else None
+            return _fitted(question, first) if wrong(question, first) else None
     return None
 
 
-def _failing(question: Question, evidence: Iterable[Evidence]) -> int:
+def wrong(question: Question, evidence: Iterable[Evidence]) -> int:
     """How many numbers fail"""
     return sum(
         int(found.fails.sum()) for _, got, right in evidence for found in verdicts(question, got, right).values()

@@ -6,6 +6,7 @@ batch's loss ... Each knows its arrays, its cases and the exact answers; all sha
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -172,11 +173,17 @@ def asked(question: Question, told: Mapping[str, Any], hyper: Mapping[str, Any],
                 question.call.f, keywords, question.dtype.name, theirs if question.gradient == "auto" else ()
             )
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0][:200]
+        first = (str(error).strip().splitlines() or [_where(error)])[0][:200]
         raise Problem(f"it raises {type(error).__name__}: {first}") from error
     if found.grads is None:
         return found
     return found._replace(grads={question.call.arrays[name]: g for name, g in found.grads.items()})
+
+
+def _where(error: BaseException) -> str:
+    """The line that raised, for an exception that says nothing"""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.line} ({frame.filename.rpartition('/')[2]}:{frame.lineno})"
 
 
 def usual(

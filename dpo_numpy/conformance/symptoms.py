@@ -47,15 +47,19 @@ NUMPY = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 
 
 def lost_digits(question: Question, evidence: list[Evidence]) -> Found:
-    """Errors of ordinary numbers that are the rounding of a lower dtype"""
-    errors = []
+    """Errors of ordinary numbers, values and slopes alike, that are the rounding of a lower dtype"""
+    worst = 0.0
     for _, got, right in evidence:
-        with np.errstate(all="ignore"):
-            off = abs(got.value - right.value) / np.maximum(abs(right.value), np.asarray(right.size) + 0 * right.value)
-        errors.append(np.ravel(off))
-    off = np.concatenate(errors) if errors else np.zeros(1)
-    off = off[np.isfinite(off)]
-    worst = float(off.max(initial=0))
+        numbers = [(got.value, right.value, right.size)]
+        numbers += [
+            (grad, right.grads[name], abs(right.grads[name]).max(initial=0))
+            for name, grad in (got.grads or {}).items()
+            if name in right.grads
+        ]
+        for theirs, exact, size in numbers:
+            with np.errstate(all="ignore"):
+                off = abs(theirs - exact) / np.maximum(abs(exact), np.asarray(size) + 0 * exact)
+            worst = max(worst, float(np.nan_to_num(off, nan=np.inf).max(initial=0)))
     for name in ("float32", "bfloat16", "float16"):
         lower = DTYPES[name]
         if lower.digits < question.dtype.digits and lower.eps / 256 < worst < 4 * lower.eps:
@@ -78,7 +82,7 @@ def of_rows(question: Question, line: Line, seen: dict[str, list[Evidence]]) -> 
                 gradient_nan |= bool((~np.isfinite(grad) & found[name].fails).any())
     any_value = any(off.any() for off in bad_values)
     if line.test == "the mean over the batch":
-        return _of_mean(question, evidence)
+        return lost_digits(question, evidence) or _of_mean(question, evidence)
     ceiling = _ceiling(question, [one for ones in seen.values() for one in ones])
     if gradient_nan and not any_value:
         return "where-nan", "the value is right and its gradient NaN: a branch that is not taken overflows (0 · inf)"

@@ -34,6 +34,7 @@ from ..surrogates import (
 from . import foreign
 from .exact import Answer, of_rows
 from .frameworks import Dtype
+from .judging import wrong
 from .seams import Case, Evidence, Got, Hypothesis, Line, Problem, Question, asked, outputs_of, usual
 from .symptoms import lost_digits
 
@@ -473,9 +474,15 @@ class PerToken:
     def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
         if line.test == "a response without tokens":
             return "empty-row", "a response without tokens is 0/0"
-        if line.test == "one response" and question.name in SURROGATES:
+        lost = lost_digits(question, seen.get("ordinary", []))
+        if (
+            line.test == "one response"
+            and question.name in SURROGATES
+            and not lost
+            and not wrong(question, seen["ordinary"])
+        ):
             return "wrong-shape", "a batch of one is squeezed"
-        return lost_digits(question, seen.get("ordinary", []))
+        return lost
 
     def shrunk(self, question: Question, case: Case, row: int) -> Case | None:
         """Its cases are small as they are"""
