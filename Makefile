@@ -46,7 +46,7 @@ ZOO ?= .venv-zoo
 FRAMEWORKS ?= torch jax
 
 zoo: $(ZOO)/ready  ## the conformance kit on broken and correct losses in torch and JAX too (FRAMEWORKS=torch: 2 minutes)
-	OMP_NUM_THREADS=1 $(ZOO)/bin/pytest -n 2 -p no:cacheprovider tests/test_zoo.py -rs
+	OMP_NUM_THREADS=1 $(ZOO)/bin/pytest -n 2 -m slow tests/test_zoo.py -k "$(subst $(eval ) , or ,$(FRAMEWORKS) large)" -rs
 
 $(ZOO)/ready: export PIP_CONSTRAINT :=
 $(ZOO)/ready: export PIP_BUILD_CONSTRAINT :=

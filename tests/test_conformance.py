@@ -147,6 +147,7 @@ def test_units_of_log_probs_of_tokens(rng):
 
 # ---- every loss of ours is held right
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seam", [rows.PAIR, rows.UNPAIRED], ids=repr)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_our_own_losses_raise_no_alarm(seam, dtype):
@@ -360,8 +361,6 @@ IDENTIFIED = [
     ("dpo(beta=0.1), but the reference is ignored", {"beta": 0.1},
      lambda pc, pr, rc, rr: sigmoid_loss(0.1 * (pc - pr))),
     ("dpo(beta=0.1), but the sign is flipped", {"beta": 0.1}, lambda pc, pr, rc, rr: dpo_of(pr, pc, rr, rc)),
-    ("sppo(beta=0.1, labels=hard), but the loss is 0.5 times", {"beta": 0.1}, lambda pc, pr, rc, rr: (
-        (pc - rc - 5) ** 2 + (pr - rr + 5) ** 2) / 2),
 ]
 
 
@@ -381,6 +380,12 @@ def test_identify_at_the_other_seams():
         return sequence.logp(logits, labels)[0] / np.maximum((labels[:, 1:] != -100).sum(1), 1)
 
     assert str(dn.identify(averaged, "logp", seam="sequence")) == "mean_logp()"
+
+
+@pytest.mark.slow
+def test_identify_a_factor():
+    found = dn.identify(lambda pc, pr, rc, rr: ((pc - rc - 5) ** 2 + (pr - rr + 5) ** 2) / 2, beta=0.1)
+    assert str(found) == "sppo(beta=0.1, labels=hard), but the loss is 0.5 times what it should be"
 
 
 @pytest.mark.slow

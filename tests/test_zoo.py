@@ -12,6 +12,7 @@ import zoo
 
 import dpo_numpy as dn
 
+pytestmark = pytest.mark.slow
 FRAMEWORKS = ("numpy", "torch", "jax")
 
 
