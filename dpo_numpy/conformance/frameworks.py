@@ -235,7 +235,8 @@ def framework_of(which: str | Converters, device: str = "cpu") -> Framework:
         raise ValueError(f"device is {device!r}: {_brief(error)}") from None
     if not hasattr(there, "from_dlpack"):
         raise ValueError(f"framework is {which!r}; expected a module with from_dlpack, which {module} has not")
-    return _converted(which, there.from_dlpack, np.from_dlpack)
+    # NumPy 2.0 exports no array that it may only read, as are those it was handed
+    return _converted(which, there.from_dlpack, lambda x: x if isinstance(x, np.ndarray) else np.from_dlpack(x))
 
 
 def _a(x: Any) -> str:
