@@ -19,9 +19,12 @@ from dpo_numpy.conformance import (
     exact,
     foreign,
     frameworks,
+    functions,
     identification,
     judging,
     mistakes,
+    numbers,
+    probing,
     profiles,
     report,
     rows,
@@ -29,6 +32,7 @@ from dpo_numpy.conformance import (
     sequences,
     settings,
     symptoms,
+    token_mistakes,
     tokens,
     verification,
 )
@@ -46,8 +50,8 @@ def dpo_of(pc, pr, rc, rr):
 
 def test_every_module_is_here():
     folder = Path(seams.__file__).parent
-    tested = {batches, exact, foreign, frameworks, identification, judging, mistakes, profiles, report, rows, seams,
-              sequences, settings, symptoms, tokens, verification}
+    tested = {batches, exact, foreign, frameworks, functions, identification, judging, mistakes, numbers, probing,
+              profiles, report, rows, seams, sequences, settings, symptoms, token_mistakes, tokens, verification}
     elsewhere = {"__init__", "conventions", "golden", "pytest_plugin"}
     found = {path.stem for path in folder.glob("*.py")}
     assert found - elsewhere == {module.__name__.rpartition(".")[2] for module in tested}
@@ -490,8 +494,10 @@ def test_the_commands_identify_and_profiles(capsys):
     assert "0.718448  trl-0.28: cdpo(beta=0.1, eps=0.1)" in capsys.readouterr().out
     assert main(["profiles", "torchtune", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["option"]
-    assert main(["profiles", "simpo", "torchtune"]) == 0
-    assert capsys.readouterr().out == "no disagreement between simpo and torchtune is known\n"
+    assert main(["profiles", "mitchell", "trl-1.16"]) == 0
+    assert "batch: log-probs of ipo\n                mitchell: sum\n                trl-1.16: mean" in capsys.readouterr().out
+    assert main(["profiles", "simpo", "simpo"]) == 0
+    assert capsys.readouterr().out == "no disagreement between simpo and simpo is known\n"
 
 
 def test_the_help_has_every_seams_signature(capsys):

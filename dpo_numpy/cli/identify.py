@@ -6,10 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from ..conformance.foreign import load
 from ..conformance.identification import identify
 from .options import _flags
-from .verify import FACTORIES, add_theirs, asked
+from .verify import FACTORIES, add_theirs, asked, theirs
 
 __all__ = ["add_parser", "run"]
 
@@ -29,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     hyper = {name: _number(text) for name in _flags(FACTORIES) if (text := getattr(args, f"loss_{name}")) is not None}
-    found = identify(load(args.function), args.loss, **asked(args), **hyper)
+    found = identify(theirs(args), args.loss, **asked(args), **hyper)
     print(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) if args.json else found)
     return 0 if found.exact else 1
 

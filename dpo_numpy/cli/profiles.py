@@ -15,8 +15,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "profiles",
         help="conventions of libraries: list them, or set two side by side",
-        description="Without names, lists the profiles. With one, its options and which of our losses they are. With "
-        "two, the options on which they disagree, each with its value on the numbers of CONVENTIONS.md.",
+        description="Without names, lists the profiles. With one, its options and which of our losses they are, and "
+        "how a batch becomes a number: layout, masks, sums. With two, where they disagree: options with their values "
+        "on the numbers of CONVENTIONS.md, then batches.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(profiles.names()))
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -28,10 +29,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{len(args.names)} profiles were given; expected at most two")
     for name in args.names:
         profiles.profile(name)
-    rows = (
+    rows: list[Any] = (
         profiles.listed()
         if not args.names
-        else profiles.options(args.names[0])
+        else [*profiles.options(args.names[0]), *profiles.batches(args.names[0])]
         if len(args.names) == 1
         else profiles.disagreements(*args.names)
     )

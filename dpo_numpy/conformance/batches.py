@@ -16,9 +16,40 @@ from numpy.typing import NDArray
 from ..losses import LOSSES, Loss
 from .exact import Answer, of_rows, of_tokens
 from .mistakes import of_rows as suspects
-from .rows import PAIR, _step
-from .seams import FAIL, NOTE, OK, Case, Evidence, Got, Hypothesis, Line, Problem, Question, asked, outputs_of, usual
-from .sequences import EOS, SEQUENCE, VOCAB, Scored, Tokens, draw_tokens, handed, readings_of, role, truly
+from .mistakes import parts_of
+from .numbers import step
+from .probing import ignored, of_positions, of_rows_scaled
+from .rows import PAIR
+from .seams import (
+    FAIL,
+    NOTE,
+    OK,
+    Case,
+    Evidence,
+    Got,
+    Hypothesis,
+    Line,
+    Parts,
+    Problem,
+    Question,
+    asked,
+    outputs_of,
+    usual,
+)
+from .sequences import (
+    EOS,
+    SEQUENCE,
+    VOCAB,
+    Scored,
+    Tokens,
+    draw_tokens,
+    handed,
+    in_logits,
+    nan_goes_through,
+    readings_of,
+    role,
+    truly,
+)
 from .symptoms import lost_digits
 
 __all__ = ["BATCH"]
@@ -97,12 +128,12 @@ class Batch:
             if not isinstance(x, (bool, str)):
                 yield {**question.hyper, name: 0.5 * x if x else 0.25}
 
-    def _counted(self, question: Question, told: dict[str, Array], parts: int = 1) -> dict[str, Array]:
+    def _counted(self, question: Question, told: dict[str, Array]) -> dict[str, Array]:
         """With the number of items: pairs, or response tokens where the loss is a mean over those"""
         loss = LOSSES[question.name](**question.hyper)
         pairs = self._pairs(question, told["mask"])
         items = pairs[:, 0].sum() if loss.coupled else len(pairs)
-        return {**told, "num_items": np.asarray(items), "steps": np.asarray(parts)}
+        return {**told, "num_items": np.asarray(items), "steps": np.asarray(1)}
 
     def _pairs(self, question: Question, x: Array) -> Array:
         """(2B, ...) -> (B, 2, ...)"""
@@ -124,7 +155,6 @@ class Batch:
         question: Question,
         case: Case,
         scored: Scored = truly,
-        nll_scored: Scored | None = None,
         of_pairs: Callable[[Case], Answer] | None = None,
         width: int | None = None,
     ) -> Answer:
@@ -159,14 +189,14 @@ class Batch:
             grad += slope * inner.grads["logits"]
             unit += abs(slope) * inner.units["logits"] + off * abs(inner.grads["logits"])
         sizes = max(float(np.max(abs(g), initial=0)) for g in found.grads.values()) / B
-        step = 1 / _step(question.name, case.hyper) / B
+        least = 1 / step(question.name, case.hyper) / B
         return Answer(
             found.value.mean(),
             {"logits": grad},
             found.unit.mean() + question.dtype.ulp(found.value.max()),
             {"logits": unit + question.dtype.ulp(grad)},
             abs(found.value).max(),
-            {"logits": max(sizes, step)},
+            {"logits": max(sizes, least)},
         )
 
     def ask(self, question: Question, case: Case) -> Got:
@@ -176,18 +206,8 @@ class Batch:
         value = outputs[0]
         if value.size != 1:
             raise Problem(f"it returns shape {value.shape}; expected a number, the mean over pairs", "wrong-shape")
-        grads = None if found.grads is None else {"logits": found.grads["logits"]}
-        if with_gradient and len(outputs) > 1:
-            if not isinstance(outputs[1], np.ndarray) or outputs[1].shape != case.told["logits"].shape:
-                raise Problem(
-                    f"beside the loss it returns shape {getattr(outputs[1], 'shape', None)}; expected the "
-                    f"gradient in the logits, {case.told['logits'].shape}",
-                    "wrong-shape",
-                )
-            grads = {"logits": outputs[1]}
-        if grads is not None and grads["logits"] is None:
-            grads = {"logits": np.zeros(case.told["logits"].shape, WIDE)}
-        return Got(value.reshape(()), grads, outputs[1:], found.dtype, found.no_gradient)  # type: ignore[arg-type]
+        grads = in_logits(found, outputs[1:] if with_gradient else [], case.told["logits"].shape)
+        return Got(value.reshape(()), grads, outputs[1:], found.dtype, found.no_gradient)
 
     # ---- what is not a number
 
@@ -196,20 +216,7 @@ class Batch:
         told = handed(case.told, list(question.call.arrays.values()))
         yield from usual(question, got, lambda: self.ask(question, case), (told, ["logits"]))
         yield self._accumulated(question, case, seen)
-        logits = case.told["logits"].copy()
-        logits[0] = np.nan
-        try:
-            value = self.ask(question, case._replace(told={**case.told, "logits": logits})).value
-        except Problem as problem:
-            yield Line("NaN goes through", FAIL, np.inf, str(problem), mistake=problem.mistake)
-        else:
-            yield (
-                Line("NaN goes through", OK, 0.0)
-                if np.isnan(value)
-                else Line(
-                    "NaN goes through", FAIL, np.inf, "logits of NaN give a loss that is a number", mistake="nan-hidden"
-                )
-            )
+        yield nan_goes_through(self, question, case, "loss")
 
     def _accumulated(self, question: Question, case: Case, seen: dict[str, list[Evidence]]) -> Line:
         """One pair at a time: told a normalizer of the whole batch, losses add up; else their mean is the whole's"""
@@ -280,8 +287,7 @@ class Batch:
                 yield Hypothesis(
                     "length-with-padding", f"divides by {what}, padding included", partial(answered, width=width)
                 )
-        rows = question._replace(call=question.call._replace(arrays={**question.call.arrays, "": "chosen_length"}))
-        for one in suspects(PAIR, rows, stale=False):
+        for one in suspects(PAIR, question, own_sums=True):
             yield Hypothesis(one.mistake, one.says, partial(answered, of_pairs=one.answer))
         yield Hypothesis(
             "wrong-gradient",
@@ -295,6 +301,19 @@ class Batch:
                     f"in the likelihood alone, {says}",
                     partial(self._other_likelihood, question, scored=scored),
                 )
+
+    def parts(self, question: Question) -> Iterator[Parts]:
+        for found in parts_of(question, lengths=True):
+            yield found._replace(
+                answers=tuple(partial(self.answered, question, of_pairs=answer) for answer in found.answers)
+            )
+
+    def probe(self, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
+        return (
+            of_positions(evidence, "logits", shifted=True)
+            or of_rows_scaled(evidence, "logits")
+            or ignored(self, question, evidence[0].case)
+        )
 
     def _summed(self, question: Question, case: Case) -> Answer:
         right, B = self.truth(question, case), len(case.told["tokens"]) / 2

@@ -13,7 +13,9 @@ An entry of `conventions.json`, one a line:
     source     {"repository", "at": commit or release, "where": file and lines, or a thread}
     note       a sentence, or ""
 
-`load` gives them, `loss_of` makes a loss of one at any setting of its options.
+`load` gives them, `loss_of` makes a loss of one at any setting of its options. `aspects` gives the entries of
+`batches.json`: how a library makes a number of a batch, by `profile` (a name in `profiles.json`) and `aspect`, each
+with `where` that is to be seen.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +34,7 @@ from numpy.typing import NDArray
 
 from ..losses import LOSSES, OF_TOKENS, Loss
 
-__all__ = ["INPUTS", "Convention", "Term", "facts_of", "load", "loss_of", "markdown", "value"]
+__all__ = ["INPUTS", "Aspect", "Convention", "Term", "aspects", "facts_of", "load", "loss_of", "markdown", "value"]
 
 Array = NDArray[Any]
 
@@ -54,6 +57,20 @@ class Convention(NamedTuple):
     note: str
 
 
+class Aspect(NamedTuple):
+    """One thing about how a library makes a number of a batch: which tokens count, what is summed, what divides"""
+
+    profile: str
+    aspect: str
+    value: str
+    where: str
+    note: str
+
+    def __str__(self) -> str:
+        note = f". {self.note[:1].upper()}{self.note[1:]}" if self.note else ""
+        return f"{self.aspect:24} {self.value}{note}\n{'':25}{self.where}"
+
+
 def load(text: str | None = None) -> list[Convention]:
     """All conventions, from the package's file or from JSON text.
 
@@ -65,6 +82,13 @@ def load(text: str | None = None) -> list[Convention]:
     """
     text = text or files(__package__).joinpath("conventions.json").read_text(encoding="utf-8")
     return [_entry(number, given) for number, given in enumerate(json.loads(text), 1)]
+
+
+@cache
+def aspects() -> list[Aspect]:
+    """All of `batches.json`"""
+    text = files(__package__).joinpath("batches.json").read_text(encoding="utf-8")
+    return [Aspect(**entry) for entry in json.loads(text)]
 
 
 def _entry(number: int, given: Mapping[str, Any]) -> Convention:
@@ -174,6 +198,7 @@ def markdown() -> str:
     topics = list(dict.fromkeys(c.topic for c in found))
     lines = [f"- [{topic}](#{_anchor(topic)})" for topic in topics]
     lines.append("- [one library, one name, other numbers](#one-library-one-name-other-numbers)")
+    lines.append("- [from a batch to a number](#from-a-batch-to-a-number)")
     shown = "\n".join(f"    {name:11} {x.tolist()}" for name, x in INPUTS.items())
     text = OPENING.format(inputs=shown) + "\n".join(lines) + "\n"
     for topic in topics:
@@ -185,6 +210,23 @@ def markdown() -> str:
         before, after = (next(c for c in found if c.library == "TRL" and c.option == option and c.versions == when)
                          for when in ("<= 0.28", ">= 0.29"))
         text += f"| `{option}` | {_brief(before)} | {_brief(after)} |\n"
+    return text + _of_batches()
+
+
+#: columns of the table of batches
+SHOWN = {"layout": "layout", "prompt": "prompt", "EOS": "EOS", "log-probs of dpo": "dpo", "log-probs of ipo": "ipo",
+         "log-probs of orpo": "orpo", "log-probs of simpo": "simpo", "log-probs of kto": "kto", "NLL": "NLL over",
+         "log-softmax": "log-softmax in", "row without a response": "row without a response"}
+
+
+def _of_batches() -> str:
+    by = {(one.profile, one.aspect): one.value for one in aspects()}
+    text = ("\n## from a batch to a number\n\nWhich tokens count, whether a loss takes sums or means of log-probs, and "
+            "what divides the likelihood term, by default. All average over pairs (KTO over rows). A dash: no such "
+            "loss there, or refused. `dpo-numpy profiles NAME` has the source of each cell, and exceptions.\n\n"
+            f"| profile | {' | '.join(SHOWN.values())} |\n|{' --- |' * (1 + len(SHOWN))}\n")
+    for profile in dict.fromkeys(one.profile for one in aspects()):
+        text += f"| {profile} | {' | '.join(by.get((profile, aspect), '-') for aspect in SHOWN)} |\n"
     return text
 
 

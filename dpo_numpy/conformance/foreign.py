@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,6 +161,8 @@ def bind(
     role    the array that a name stands for, or None
     order   signatures by position, one of which a function whose names say nothing may follow
 
+    What a `functools.partial` has been given by name is left as it is.
+
     Raises `ValueError` naming the parameter that nothing is known for.
     """
     try:
@@ -171,7 +174,8 @@ def bind(
         raise ValueError(
             f"the signature of {_name(f)} cannot be read; wrap it: lambda {', '.join(order[0])}: ..."
         ) from None
-    plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    fixed = f.keywords if isinstance(f, partial) else {}
+    plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in fixed]
     found: dict[str, str] = {}
     told: dict[str, str] = {}
     left, unknown = [], []

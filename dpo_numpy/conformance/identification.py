@@ -168,10 +168,12 @@ def _mistaken(seam: Seam, found: list[Candidate], loss: str | None) -> Identific
         if one.question.name in tried:
             continue
         tried.append(one.question.name)
-        why = explain(seam, one.question, one.evidence)
+        why = explain(seam, one.question, one.evidence, probing=False)
         if why and why[0] != "another-loss":
             return Identification(one.question.name, one.question.hyper, False, why[1], why[0], ())
-    first = min(found, key=lambda one: (one.wrong, one.distance))
+    first = nearest[0] if loss else min(found, key=lambda one: (one.wrong, one.distance))
+    if why := explain(seam, first.question, first.evidence):
+        return Identification(first.question.name, first.question.hyper, False, why[1], why[0], ())
     return Identification(
         first.question.name,
         first.question.hyper,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .exact import Answer
+from .exact import Answer, roughly
+from .frameworks import DTYPES
 from .seams import (
     FAIL,
     NOTE,
@@ -69,10 +70,7 @@ def judge(seam: Seam, question: Question) -> list[Line]:
 
 def fitting(right: Answer, got: Got, case: Case) -> Answer:
     """With the room of the case; the mean over rows, where that is what came"""
-    if case.room != 1:
-        right = right._replace(
-            unit=case.room * right.unit, units={name: case.room * u for name, u in right.units.items()}
-        )
+    right = _scaled(right, case.room)
     if got.value.ndim or not right.value.ndim:
         return right
     B = len(right.value)
@@ -87,7 +85,7 @@ def fitting(right: Answer, got: Got, case: Case) -> Answer:
 
 
 def verdicts(question: Question, got: Got, right: Answer) -> dict[str, Verdicts]:
-    """ "value", and each reading's gradient"""
+    """By "value", and the name of each reading whose gradient it is"""
     found = {"value": compare(got.value, right.value, right.unit, right.size, question.dtype)}
     for name, grad in right.grads.items():
         if got.grads is not None and name in got.grads:
@@ -156,9 +154,11 @@ def _place(name: str, k: tuple[Any, ...]) -> str:
 def _diagnosed(seam: Seam, question: Question, lines: list[Line], seen: dict[str, list[Evidence]]) -> list[Line]:
     """The same lines; what one mistake explains is said once, where it is seen first."""
     evidence = [one for ones in seen.values() for one in ones]
-    found = explain(seam, question, evidence) if wrong(question, evidence) else None
-    done, given = [], False
     told = any(line.mistake in STRUCTURAL for line in lines)
+    found = explain(seam, question, evidence, probing=not told) if wrong(question, evidence) else None
+    # what is wrong at ordinary numbers already has not its cause in rounding or overflow
+    told = told or not _roughly_right(one for one in evidence if one.case.test == "ordinary")
+    done, given = [], False
     for line in lines:
         if line.verdict == FAIL and not line.mistake:
             mistake = found or (None if told else seam.numeric(question, line, seen))
@@ -172,8 +172,14 @@ def _diagnosed(seam: Seam, question: Question, lines: list[Line], seen: dict[str
     return done
 
 
-def explain(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
-    """The first hypothesis under which (nearly) all numbers of (nearly) all cases are right."""
+def explain(
+    seam: Seam, question: Question, evidence: list[Evidence], probing: bool = True
+) -> tuple[str, str] | None:
+    """The first hypothesis under which (nearly) all numbers of (nearly) all cases are right
+
+    Where there is none: a factor, a constant, other coefficients, a hypothesis that is right but for digits that are
+    lost besides; and, if `probing`, whatever changes nothing.
+    """
     plain = [one for one in evidence if not (one.case.lenient or one.case.finite)]
     for one in plain:
         for name, grad in (one.got.grads or {}).items():
@@ -192,8 +198,83 @@ def explain(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[s
                 return hypothesis.mistake, f"{hypothesis.says}, up to a constant"
         if sample is ordinary:
             first = [one for one in sample if one.case.test == "ordinary"]
-            return _fitted(question, first) if wrong(question, first) else None
+            if not wrong(question, first):
+                return None
+            return (
+                _fitted(question, first)
+                or _combined(seam, question, first)
+                or _roughly(seam, question, sample)
+                or (seam.probe(question, first) if probing else None)
+            )
     return None
+
+
+def _combined(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
+    """Are they sums of the loss's terms (and of one more) with other coefficients?"""
+    if not all(np.isfinite(one.got.value).all() for one in evidence):
+        return None
+    for parts in seam.parts(question):
+        blocks: dict[str, list[Array]] = {}
+        for case, got, _ in evidence:
+            with np.errstate(all="ignore"):
+                ours = [fitting(answer(case), got, case) for answer in parts.answers]
+            blocks.setdefault("value", []).append(
+                np.stack([np.ravel(x) for x in (*(one.value for one in ours), got.value)], axis=-1)
+            )
+            for name, grad in (got.grads or {}).items():
+                columns = [np.ravel(one.grads.get(name, 0 * grad)) for one in ours]
+                blocks.setdefault(name, []).append(np.stack([*columns, np.ravel(grad)], axis=-1))
+        system = np.concatenate(
+            [np.concatenate(rows) / max(abs(np.concatenate(rows)[:, -1]).max(), 1e-300) for rows in blocks.values()]
+        ).astype(float)
+        if len(system) < len(parts.names) + 3 or not np.isfinite(system).all():
+            continue
+        c, _, rank, _ = np.linalg.lstsq(system[:, :-1], system[:, -1])
+        if rank < len(c) or abs(system[:, :-1] @ c - system[:, -1]).max() > 1024 * question.dtype.eps:
+            continue
+        for name, theirs, ours_ in zip(parts.names, c, parts.coefficients, strict=True):
+            if abs(theirs - ours_) <= 1e-3 * max(abs(ours_), 1e-3):
+                continue
+            if not ours_:
+                return "another-loss", f"{name} is added, times {theirs:.4g}"
+            if abs(theirs) < 1e-6:
+                return "another-loss", f"{name} is missing"
+            if abs(theirs + ours_) < 1e-6:
+                return "sign-flipped", f"{name} has the wrong sign"
+            return "factor", f"{name} counts {theirs:.4g} times, should {ours_:.4g}"
+    return None
+
+
+def _roughly(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
+    """A hypothesis that is right to the digits of float32, in float64: two mistakes"""
+    if question.dtype.name != "float64":
+        return None
+    single = question._replace(dtype=DTYPES["float32"])
+    scale = single.dtype.eps / question.dtype.eps
+    loose = [one._replace(right=_scaled(one.right, scale)) for one in evidence]
+    failing = wrong(single, loose)
+    for hypothesis in seam.hypotheses(question) if failing else ():
+        if _explains(single, loose, hypothesis, failing, scale=scale):
+            return hypothesis.mistake, f"{hypothesis.says}; and it is computed in float32"
+    return None
+
+
+def _scaled(answer: Answer, by: float) -> Answer:
+    return answer._replace(unit=by * answer.unit, units={name: by * u for name, u in answer.units.items()})
+
+
+def _roughly_right(evidence: Iterable[Evidence]) -> bool:
+    """To within the rounding of bfloat16"""
+    for _, got, right in evidence:
+        pairs = [(got.value, right.value, right.size)]
+        pairs += [
+            (got.grads[name], grad, abs(grad).max(initial=0)) for name, grad in right.grads.items()
+            if got.grads is not None and name in got.grads
+        ]
+        for theirs, exact, size in pairs:
+            if not np.all(abs(theirs - exact) <= 0.05 * (abs(exact) + np.asarray(size))):
+                return False
+    return True
 
 
 def wrong(question: Question, evidence: Iterable[Evidence]) -> int:
@@ -204,9 +285,16 @@ def wrong(question: Question, evidence: Iterable[Evidence]) -> int:
 
 
 def _explains(
-    question: Question, evidence: list[Evidence], hypothesis: Hypothesis, failing: int, constant: bool = False
+    question: Question,
+    evidence: list[Evidence],
+    hypothesis: Hypothesis,
+    failing: int,
+    constant: bool = False,
+    scale: float = 1.0,
 ) -> bool:
     """Are nearly all the numbers right under it, and nearly all that failed? Values up to a `constant` a setting"""
+    if not constant and scale == 1 and _far(question, evidence[0], hypothesis, failing):
+        return False
     bad = total = differs = bad_values = values = 0
     for case, got, right in evidence:
         try:
@@ -214,14 +302,12 @@ def _explains(
         except (KeyError, ValueError):
             return False
         if constant:
-            if not got.grads:
+            if not got.grads and got.value.size < 6:
                 return False
             shift = np.median(got.value - instead.value)
             instead = instead._replace(value=instead.value + shift, unit=instead.unit + question.dtype.ulp(shift))
         # a mistake's own rounding is not ours to count: some slack
-        loose = instead._replace(
-            unit=4 * instead.unit,
-            units={name: 4 * u for name, u in instead.units.items()},
+        loose = _scaled(instead, 4 * scale)._replace(
             size=4 * np.asarray(right.size),
             sizes={n: 4 * np.asarray(s) for n, s in right.sizes.items()},
         )
@@ -231,11 +317,32 @@ def _explains(
             if name == "value":
                 bad_values += int(found.fails.sum())
                 values += found.fails.size
-        if bad > failing / 10 or bad > (1 - ENOUGH) * max(total, 50) or bad_values > (1 - ENOUGH) * max(values, 50):
+        if bad > failing / 10 or bad > (1 - ENOUGH) * max(total, 50) or bad_values > (1 - ENOUGH) * values:
             return False
         meant = verdicts(question, Got(instead.value, instead.grads, [], "", ""), right)
         differs += sum(int(found.fails.sum()) for found in meant.values())
     return differs > failing / 2
+
+
+def _far(question: Question, one: Evidence, hypothesis: Hypothesis, failing: int) -> bool:
+    """Is a hypothesis off by so much that no rounding could save it? Most are, and this is cheap to see."""
+    if question.dtype.digits < DTYPES["float32"].digits:
+        return False
+    case, got, right = one
+    try:
+        with roughly():
+            instead = fitting(hypothesis.answer(case), got, case)
+    except (KeyError, ValueError):
+        return True
+    numbers = [(got.value, instead.value, right.size)]
+    numbers += [(grad, instead.grads.get(name, 0 * grad), abs(grad).max(initial=0))
+                for name, grad in (got.grads or {}).items()]
+    off = total = 0
+    with np.errstate(invalid="ignore"):
+        for theirs, ours, size in numbers:
+            off += int((abs(theirs - ours) > 0.05 * (abs(theirs) + abs(ours) + np.asarray(size))).sum())
+            total += theirs.size
+    return off > failing / 10 or off > (1 - ENOUGH) * max(total, 50)
 
 
 def _of_gradient(question: Question, evidence: list[Evidence], c: float | None) -> tuple[str, str]:
@@ -303,6 +410,9 @@ def _fitted(question: Question, evidence: list[Evidence]) -> tuple[str, str] | N
             if c < 0
             else ("factor", f"the loss is {c:.6g} times what it should be")
         )
+    off = abs(value - right) > 64 * room * (abs(right) + 1)
+    if 1 < off.sum() < off.size and np.ptp(value[off]) <= room * abs(value[off]).max() and np.ptp(right[off]) > 0.1:
+        return "clip-side", f"values stop at {float(value[off][0]):.4g}: they are clamped"
     offset = value - right
     if np.ptp(offset) <= room * (abs(right).max(initial=0) + abs(offset).max(initial=0)):
         return "constant", f"a constant, {float(np.median(offset)):.6g}, is added"

@@ -16,34 +16,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import links
-from ..links import pair
+from ..links import Link, pair
 from ..losses import LOSSES, Loss, term
+from ..numerics import sigmoid
 from ..scores import log_ratio
 from .exact import Answer
 from .exact import of_rows as exactly
-from .seams import Case, Hypothesis, Question, Seam
+from .seams import Case, Hypothesis, Parts, Question, Seam
 from .settings import numeric, settings_of
 
-__all__ = ["of_rows"]
+__all__ = ["of_rows", "parts_of"]
 
 Array = NDArray[Any]
 Told = Mapping[str, Array]
 Hyper = Mapping[str, Any]
 
 
-def of_rows(seam: Seam, question: Question, stale: bool = True) -> Iterator[Hypothesis]:
-    """All of them; `stale`: what an earlier call may have left among them, for which the seam's cases are walked"""
+def of_rows(seam: Seam, question: Question, own_sums: bool = False) -> Iterator[Hypothesis]:
+    """All of them
+
+    own_sums    the function sums over tokens itself: it knows lengths, and no log-probs of an earlier call are at hand
+    """
     told = _Suspects(seam, question)
+    with_lengths = own_sums or any("length" in role for role in question.call.arrays.values())
     return chain(
         told.exchanged(),
         told.reference(),
-        told.earlier() if stale else (),
+        () if own_sums else told.earlier(),
         told.baseline(),
         told.facts(),
-        told.lengths(),
+        told.lengths(with_lengths),
         told.hyper(),
         told.family(),
     )
+
+
+def parts_of(question: Question, lengths: bool) -> Iterator[Parts]:
+    """The terms of the loss; and, where it is no term, the likelihood of the chosen response beside them
+
+    lengths     the function knows them: a likelihood may be a mean over tokens
+    """
+    loss = LOSSES[question.name](**question.hyper)
+    if loss.reads != ("logp",) or loss.coupled or not {link.columns for _, _, link in loss.terms} <= {2, None}:
+        return
+    terms = [Loss("part", (one._replace(coefficient=1.0),)) for one in loss.terms]
+    right = tuple(one.coefficient for one in loss.terms)
+    names = [_named(one, f"term {k} of {len(terms)}") for k, one in enumerate(terms, 1)]
+
+    def answer(part: Loss, case: Case) -> Answer:
+        told = _completed(case.told)
+        return exactly(part, {name: told[name] for name in (*part.reads, *part.needs)}, question.dtype)
+
+    answers = tuple(partial(answer, one) for one in terms)
+    if len(terms) > 1:
+        yield Parts(tuple(names), answers, right)
+    if LIKELIHOOD not in names:
+        for reduction in ("mean", "sum") if lengths else ("sum",):
+            extra = partial(answer, LOSSES["sft"](reduction=reduction))
+            name = f"{LIKELIHOOD}, {'a mean over its tokens' if reduction == 'mean' else 'a sum over its tokens'},"
+            yield Parts((*names, name), (*answers, extra), (*right, 0.0))
+
+
+LIKELIHOOD = "the chosen response's negative log-likelihood"
+
+
+def _named(part: Loss, otherwise: str) -> str:
+    """By what it computes: -log π of the chosen response, or something else"""
+    if not set(part.needs) <= {"length"}:
+        return otherwise
+    value, _ = part([[-3.0, -7.0]], length=[[2, 5]])
+    return LIKELIHOOD if value[0] in (3.0, 1.5) else otherwise
 
 
 class _Suspects:
@@ -92,13 +134,13 @@ class _Suspects:
         if self.pairs:
             responses = [x for x in (*self.loss.reads, *self.loss.needs) if x not in ("delta", "m0", "keep", "margin")]
             yield self._told(
-                "sign-flipped",
-                "the sign is flipped: chosen and rejected are exchanged",
+                "sign-flipped" if self._of_difference() else "swapped",
+                f"{'the sign is flipped: ' if self._of_difference() else ''}chosen and rejected are exchanged",
                 flipped=True,
                 **{name: flip(name) for name in responses},
             )
             yield self._told(
-                "sign-flipped",
+                "sign-flipped" if self._of_difference() else "swapped",
                 "the policy's chosen and rejected are exchanged",
                 flipped=True,
                 **{name: flip(name) for name in self.loss.reads},
@@ -112,6 +154,20 @@ class _Suspects:
                 yield self._told("swapped", "the lengths of chosen and rejected are exchanged", length=flip("length"))
         if "label" in self.loss.needs:
             yield self._told("swapped", "labels are read the wrong way round", label=lambda told: ~told["label"])
+
+    def _of_difference(self) -> bool:
+        """Do both responses pull alike, in opposite directions? Then to exchange them is to turn the sign."""
+        names = (*self.loss.reads, *self.loss.needs)
+        told: dict[str, Array] = {name: np.full((1, 2), 3.0) for name in names}
+        told |= {name: np.zeros(1) for name in ("delta", "margin", "m0") if name in told} | {"keep": np.ones(1, bool)}
+        told |= {name: np.array([[-3.0, -4.0]]) for name in self.loss.reads}
+        try:
+            _, grads = self.loss(
+                {name: told[name] for name in self.loss.reads}, **{name: told[name] for name in self.loss.needs}
+            )
+        except ValueError:
+            return True
+        return all(np.allclose(grad.sum(axis=-1), 0) for grad in grads.values())
 
     def reference(self) -> Iterator[Hypothesis]:
         if "ref_logp" not in self.loss.needs:
@@ -196,14 +252,14 @@ class _Suspects:
     def _scaled(self, fact: str, power: int, case: Case) -> Answer:
         return self._answer(case, self._right, {fact: lambda told: told[fact] * case.hyper["beta"] ** power})
 
-    def lengths(self) -> Iterator[Hypothesis]:
+    def lengths(self, known: bool) -> Iterator[Hypothesis]:
         if "length" in self.loss.needs:
             yield self._told(
                 "sum-for-mean",
                 "log-probs are summed where it takes means per token",
                 length=lambda told: np.ones_like(told["length"]),
             )
-        if any("length" in role for role in self.question.call.arrays.values()):
+        if known:
             yield Hypothesis("mean-for-sum", "averages log-probs where it should sum", self._averaged)
 
     def _averaged(self, case: Case) -> Answer:
@@ -218,7 +274,22 @@ class _Suspects:
     def hyper(self) -> Iterator[Hypothesis]:
         """Each number, lost or misread"""
         hyper, name = self.question.hyper, self.question.name
+        if name == "kto_pair":
+            yield Hypothesis(
+                "kl-matched",
+                "each response is held against the mean of its own kind, not of the other",
+                partial(self._answer, changes={}, make=lambda h: term("kto_pair", log_ratio, _own_kind(h["beta"]))),
+            )
         if name == "dpop":
+            yield Hypothesis(
+                "sign-flipped",
+                "the penalty falls on the chosen response's rise, not on its fall",
+                partial(
+                    self._answer,
+                    changes={},
+                    make=lambda h: term("dpop", log_ratio, pair(_dpop_of_rise, beta=h["beta"], lam=h["lam"])),
+                ),
+            )
             yield Hypothesis(
                 "sign-flipped",
                 "the penalty has the wrong sign: it rewards the fall",
@@ -298,6 +369,24 @@ class _Suspects:
                 yield Hypothesis(mistake, says, partial(self._answer, make=make, changes={}))
 
 
+def _dpop_of_rise(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Array, Array]]:
+    above = a > 0
+    value, slope = links.logistic(a - b - lam * np.where(above, a, 0), beta)
+    return value, (slope * np.where(above, 1 - lam, 1), -slope)
+
+
+def _own_kind(beta: float) -> Link:
+    """½ σ(-β (a_b - K_w)) + ½ σ(β (b_b - K_l)),   K_w = max(0, mean of a), K_l = max(0, mean of b)"""
+
+    def fn(s: Array, weight: Array, facts: Told) -> tuple[Array, Array]:
+        means = s.mean(axis=-2, keepdims=True)
+        z = beta * np.array([1, -1]) * (s - np.maximum(means, 0))
+        pull = -0.5 * beta * np.array([1, -1]) * sigmoid(z) * sigmoid(-z)
+        return 0.5 * sigmoid(-z).sum(axis=-1), pull - np.where(means > 0, pull.mean(axis=-2, keepdims=True), 0)
+
+    return Link(fn, coupled=True)
+
+
 #: facts of a loss that another loss, which is asked, is not told
 DEFAULTS: dict[str, Callable[[tuple[int, ...]], Array]] = {
     "length": lambda shape: np.ones(shape, int),
@@ -309,6 +398,8 @@ MISREAD: tuple[tuple[str, str, Callable[[float], float]], ...] = (
     ("hyper-misread", "1/{0} in place of {0}", lambda x: 1 / x),
     ("hyper-misread", "twice {}", lambda x: 2 * x),
     ("hyper-misread", "half of {}", lambda x: x / 2),
+    ("hyper-misread", "1 - {0} in place of {0}", lambda x: 1 - x),
+    ("hyper-misread", "the root of {}", lambda x: x**0.5 if x > 0 else x),
     ("sign-flipped", "{} has the wrong sign", lambda x: -x),
 )
 

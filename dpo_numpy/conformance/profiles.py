@@ -1,4 +1,6 @@
-"""What a library at a version means by a loss: `profiles.json` names the libraries, `conventions.json` their options.
+"""What a library at a version means by a loss, and how its batches become numbers.
+
+`profiles.json` names the libraries, `conventions.json` holds their options, `batches.json` layout, masks and sums.
 
 translate("trl-1.16", "ipo", {"tau": 0.1})   ->  "ipo", {"tau": 0.1, "reduction": "mean"}
 """
@@ -11,9 +13,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from .conventions import Convention, load, value
+from .conventions import Aspect, Convention, aspects, load, value
 
-__all__ = ["Difference", "Option", "Profile", "disagreements", "listed", "names", "options", "profile", "translate"]
+__all__ = [
+    "Difference", "Option", "Profile", "batches", "disagreements", "listed", "names", "options", "profile",
+    "translate",
+]
 
 
 class Profile(NamedTuple):
@@ -53,8 +58,10 @@ class Difference(NamedTuple):
     other_value: float | None
 
     def __str__(self) -> str:
+        numbers = self.one_value is not None or self.other_value is not None
+
         def side(x: float | None, what: str) -> str:
-            return f"{'-' if x is None else f'{x:.6f}':>12}  {what}"
+            return f"{'' if not numbers else '-' if x is None else f'{x:.6f}':>12}  {what}"
 
         return f"{self.asked}\n  {side(self.one_value, self.one)}\n  {side(self.other_value, self.other)}"
 
@@ -121,6 +128,15 @@ def options(name: str) -> list[Option]:
     ]
 
 
+def batches(name: str) -> list[Aspect]:
+    """How a library makes a number of a batch
+
+    >>> {name: a.value for name in ("mitchell", "trl-1.16") for a in batches(name) if a.aspect == "log-probs of ipo"}
+    {'mitchell': 'sum', 'trl-1.16': 'mean'}
+    """
+    return [one for one in aspects() if one.profile == profile(name).name]
+
+
 def _ours(c: Convention) -> str:
     if c.ours is None:
         return c.note or "no sum of ours"
@@ -134,7 +150,8 @@ def _ours(c: Convention) -> str:
 
 
 def disagreements(one: str, other: str) -> list[Difference]:
-    """Where two libraries have an option of the same topic and name, or of the same loss of ours, and other numbers
+    """Where two libraries have an option of the same topic and name, or of the same loss of ours, and other numbers;
+    and where they make a number of a batch in other ways
 
     >>> found = disagreements("trl-0.28", "trl-1.16")
     >>> print(next(d for d in found if "alpha_divergence" in d.asked))
@@ -154,7 +171,12 @@ def disagreements(one: str, other: str) -> list[Difference]:
             if a is None or b is None or abs(a - b) > 1e-9:
                 asked = c.option if c.option == d.option else f"{c.option} | {d.option}"
                 found.append(Difference(f"{c.topic}: {asked}", f"{one}: {_ours(c)}", a, f"{other}: {_ours(d)}", b))
-    return found
+    theirs = {a.aspect: a.value for a in batches(other)}
+    return found + [
+        Difference(f"batch: {a.aspect}", f"{one}: {a.value}", None, f"{other}: {theirs[a.aspect]}", None)
+        for a in batches(one)
+        if theirs.get(a.aspect, a.value) != a.value
+    ]
 
 
 def _of_one_loss(c: Convention, d: Convention) -> bool:

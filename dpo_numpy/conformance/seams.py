@@ -28,6 +28,7 @@ __all__ = [
     "Got",
     "Hypothesis",
     "Line",
+    "Parts",
     "Problem",
     "Question",
     "Seam",
@@ -60,6 +61,8 @@ class Question(NamedTuple):
     call: Call
     gradient: str  # "auto", "returned", "none"
     layout: str = "halves"
+    masks: str = "booleans"  # or "floats"
+    advantages: str = "responses"  # or "tokens"
 
 
 class Case(NamedTuple):
@@ -110,6 +113,14 @@ class Hypothesis(NamedTuple):
     answer: Callable[[Case], Answer]
 
 
+class Parts(NamedTuple):
+    """Terms of which a loss may be the sum, each with its right coefficient."""
+
+    names: tuple[str, ...]
+    answers: tuple[Callable[[Case], Answer], ...]
+    coefficients: tuple[float, ...]
+
+
 class Seam(Protocol):
     name: str
     signature: str
@@ -122,6 +133,8 @@ class Seam(Protocol):
     def ask(self, question: Question, case: Case) -> Got: ...
     def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterable[Line]: ...
     def hypotheses(self, question: Question) -> Iterable[Hypothesis]: ...
+    def parts(self, question: Question) -> Iterable[Parts]: ...
+    def probe(self, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None: ...
     def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None: ...
     def shrunk(self, question: Question, case: Case, row: int) -> Case | None: ...
     def describe(self, question: Question, case: Case, row: int) -> str: ...
@@ -166,6 +179,11 @@ def outputs_of(result: Result, question: Question) -> tuple[list[Any], bool]:
 def asked(question: Question, told: Mapping[str, Any], hyper: Mapping[str, Any], wrt: Sequence[str]) -> Result:
     """Call the function; what it raises is a `Problem`."""
     keywords = question.call.keywords(told, hyper)
+    for name, ours in question.call.arrays.items():
+        if question.masks == "floats" and ours in ("mask", "attention_mask"):
+            keywords[name] = np.asarray(keywords[name], np.longdouble)
+        if question.advantages == "tokens" and ours == "advantages":
+            keywords[name] = np.repeat(keywords[name][:, None], told["logps"].shape[1], axis=1)
     theirs = [name for name, ours in question.call.arrays.items() if ours in wrt]
     try:
         with np.errstate(all="ignore"):

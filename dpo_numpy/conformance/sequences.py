@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..numerics import log_softmax
 from .exact import Answer, of_tokens
+from .frameworks import DTYPES, Result
+from .probing import of_positions, of_rows_scaled
 from .seams import (
     FAIL,
     OK,
@@ -22,8 +25,10 @@ from .seams import (
     Got,
     Hypothesis,
     Line,
+    Parts,
     Problem,
     Question,
+    Seam,
     asked,
     outputs_of,
     usual,
@@ -117,6 +122,32 @@ def handed(told: Mapping[str, Array], taken: Sequence[str]) -> dict[str, Any]:
         else given[name].item()
         for name in taken
     }
+
+
+def in_logits(found: Result, returned: list[Any], shape: tuple[int, ...]) -> dict[str, Array] | None:
+    """The gradient in the logits: autograd's, or the first thing returned after the value; where none flows, 0"""
+    if found.grads is None and not returned:
+        return None
+    grad = returned[0] if returned else (found.grads or {})["logits"]
+    if returned and (not isinstance(grad, np.ndarray) or grad.shape != shape):
+        came = getattr(grad, "shape", type(grad).__name__)
+        raise Problem(
+            f"after the value it returns {came}; expected the gradient in the logits, {shape}", "wrong-shape"
+        )
+    return {"logits": np.zeros(shape, WIDE) if grad is None else grad}
+
+
+def nan_goes_through(seam: Seam, question: Question, case: Case, what: str) -> Line:
+    """A row of NaN must come out as NaN: what hides it trains on"""
+    test, logits = "NaN goes through", case.told["logits"].copy()
+    logits[0] = np.nan
+    try:
+        value = seam.ask(question, case._replace(told={**case.told, "logits": logits})).value
+    except Problem as problem:
+        return Line(test, FAIL, np.inf, str(problem), mistake=problem.mistake)
+    if np.isnan(value.flat[0]):
+        return Line(test, OK, 0.0)
+    return Line(test, FAIL, np.inf, f"logits of NaN give a {what} that is a number", mistake="nan-hidden")
 
 
 def _next(x: Array, fill: Any = 0) -> Array:
@@ -243,19 +274,24 @@ def truly(told: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 class Sequences:
-    """A seam: logits (B, T, V) to log-probs (B,)."""
+    """A seam: logits (B, T, V) to log-probs (B,) of responses, or (B, T) of tokens."""
 
     name = "sequence"
-    signature = "f(logits (B, T, V), tokens (B, T), mask (B, T)) or f(logits, labels), -100 where not counted -> (B,)"
+    signature = (
+        "f(logits (B, T, V), tokens (B, T), mask (B, T)) or f(logits, labels), -100 where not counted -> (B,); "
+        "token_logp: f(logits (B, T, V), index (B, T)) -> (B, T), without a shift"
+    )
     takes = ("logits", "tokens", "labels", "mask", "attention_mask", "pad_token_id", "eos_token_id")
 
     def losses(self) -> Mapping[str, Callable[..., Any]]:
-        return {"logp": lambda: None, "mean_logp": lambda: None}
+        return {"logp": lambda: None, "mean_logp": lambda: None, "token_logp": lambda: None}
 
     def orders(self, name: str, hyper: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-        return [("logits", "tokens", "mask"), ("logits", "labels")]
+        return [("logits", "tokens")] if name == "token_logp" else [("logits", "tokens", "mask"), ("logits", "labels")]
 
     def role(self, parameter: str, name: str, hyper: Mapping[str, Any]) -> str | None:
+        if name == "token_logp" and parameter in (*NAMES["labels"], "index", "indices"):
+            return "tokens"
         return role(parameter, self.takes)
 
     def cases(self, question: Question) -> Iterator[Case]:
@@ -284,11 +320,31 @@ class Sequences:
         )
         yield excluded
         # all as likely: a log-prob is known to its last digit, and what is lost, is lost in the sum
-        yield case("a long response", Tokens(rng, [(2, LONG - 2), (2, LONG // 2)], LONG), 0.0)
-        yield case("a row where nothing counts", Tokens(rng, [(3, 4), (5, 0), (2, 3)], 8), finite=True)
+        # (added up one by one in float32 or more, they are good to 4 digits: a note)
+        exact = question.dtype.digits >= DTYPES["float32"].digits
+        yield case("a long response", Tokens(rng, [(2, LONG - 2), (2, LONG // 2)], LONG), 0.0, lenient=exact)
+        if question.name != "token_logp":
+            yield case("a row where nothing counts", Tokens(rng, [(3, 4), (5, 0), (2, 3)], 8), finite=True)
 
     def truth(self, question: Question, case: Case) -> Answer:
+        if question.name == "token_logp":
+            return self.each(question, case.told["tokens"], case)
         return self.scored(question, case, truly)
+
+    def each(self, question: Question, targets: Array, case: Case) -> Answer:
+        """(B, T): of each token under the logits at its own index"""
+        logits = case.told["logits"]
+        found = of_tokens(
+            logits.reshape(-1, 1, VOCAB), targets.reshape(-1, 1), np.ones((targets.size, 1), WIDE), question.dtype
+        )
+        return Answer(
+            found.value.reshape(targets.shape),
+            {"logits": found.grads["logits"].reshape(logits.shape)},
+            found.unit.reshape(targets.shape),
+            {"logits": found.units["logits"].reshape(logits.shape)},
+            np.log(VOCAB),
+            {"logits": 1.0},
+        )
 
     def scored(self, question: Question, case: Case, how: Scored, divide: Callable[..., Array] | None = None) -> Answer:
         targets, counts = how(case.told)
@@ -299,54 +355,46 @@ class Sequences:
         found = of_tokens(case.told["logits"], targets, weight, question.dtype)
         return found._replace(size=count * np.log(VOCAB) / by, sizes={"logits": (1.0 / by)[:, None, None]})
 
+    def padded(self, question: Question, eps: float, case: Case) -> Answer:
+        """With log(p + ε) in the place of log p"""
+        right, told = self.truth(question, case), case.told
+        counts = _next(told["mask"])
+        chosen = np.take_along_axis(log_softmax(told["logits"]), _next(told["tokens"])[..., None], axis=-1)[..., 0]
+        by = np.maximum(counts.sum(axis=1), 1) if question.name == "mean_logp" else np.ones(len(counts))
+        added = np.where(counts, np.log1p(eps * np.exp(-chosen)), 0).sum(axis=1) / by
+        share = np.where(counts, 1 / (1 + eps * np.exp(-chosen)), 0)[..., None]
+        return right._replace(value=right.value + added, grads={"logits": share * right.grads["logits"]})
+
     def ask(self, question: Question, case: Case) -> Got:
         B = len(case.told["tokens"])
         told = handed(case.told, list(question.call.arrays.values()))
         found = asked(question, told, case.hyper, ["logits"])
         outputs, with_gradient = outputs_of(found, question)
         value = outputs[0]
-        if value.shape != (B,):
+        expected = case.told["tokens"].shape if question.name == "token_logp" else (B,)
+        if value.shape != expected:
             raise Problem(
-                f"for {B} rows it returns shape {value.shape}; expected ({B},)",
+                f"for {B} rows it returns shape {value.shape}; expected {expected}",
                 "broadcast" if value.shape == (B, B) else "wrong-shape",
             )
-        grads = None if found.grads is None else {"logits": found.grads["logits"]}
-        if with_gradient and len(outputs) > 1:
-            if not isinstance(outputs[1], np.ndarray) or outputs[1].shape != case.told["logits"].shape:
-                raise Problem(
-                    f"beside log-probs it returns shape {getattr(outputs[1], 'shape', None)}; expected the "
-                    f"gradient in the logits, {case.told['logits'].shape}",
-                    "wrong-shape",
-                )
-            grads = {"logits": outputs[1]}
-        if grads is not None and grads["logits"] is None:
-            grads = {"logits": np.zeros(case.told["logits"].shape, WIDE)}
-        return Got(value, grads, outputs[1:], found.dtype, found.no_gradient)  # type: ignore[arg-type]
+        grads = in_logits(found, outputs[1:] if with_gradient else [], case.told["logits"].shape)
+        return Got(value, grads, outputs[1:], found.dtype, found.no_gradient)
 
     def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterator[Line]:
         case, got, _ = seen["ordinary"][0]
         told = handed(case.told, list(question.call.arrays.values()))
         yield from usual(question, got, lambda: self.ask(question, case), (told, ["logits"]))
-        logits = case.told["logits"].copy()
-        logits[0] = np.nan
-        try:
-            value = self.ask(question, case._replace(told={**case.told, "logits": logits})).value
-        except Problem as problem:
-            yield Line("NaN goes through", FAIL, np.inf, str(problem), mistake=problem.mistake)
-        else:
-            yield (
-                Line("NaN goes through", OK, 0.0)
-                if np.isnan(value[0])
-                else Line(
-                    "NaN goes through",
-                    FAIL,
-                    np.inf,
-                    "logits of NaN give a log-prob that is a number",
-                    mistake="nan-hidden",
-                )
-            )
+        yield nan_goes_through(self, question, case, "log-prob")
 
     def hypotheses(self, question: Question) -> Iterator[Hypothesis]:
+        if question.name == "token_logp":
+            for says, by in (("the next token is scored", -1), ("the token before is scored", 1)):
+                yield Hypothesis(
+                    "shift-off-by-one",
+                    f"{says}, not the one at the index of the logits",
+                    partial(lambda by, case: self.each(question, np.roll(case.told["tokens"], by, axis=1), case), by),
+                )
+            return
         other = "mean-for-sum" if question.name == "logp" else "sum-for-mean"
         says = (
             "averages log-probs where it should sum"
@@ -374,6 +422,17 @@ class Sequences:
             "divides by the number of tokens of prompt and response",
             partial(scored, how=truly, divide=lambda told, count: told["real"].sum(axis=1)),
         )
+        yield Hypothesis(
+            "batch-coupled",
+            "divides by the mean number of tokens in the batch, not by each row's",
+            partial(scored, how=truly, divide=lambda told, count: np.full(count.shape, count.mean(), WIDE)),
+        )
+        for power in range(4, 13):
+            yield Hypothesis(
+                "epsilon-in-log",
+                f"1e-{power} is added to probabilities inside the logarithm",
+                partial(self.padded, question, 10.0**-power),
+            )
         for mistake, says, how in readings_of():
             yield Hypothesis(mistake, says, partial(scored, how=how))
             if question.name == "mean_logp":
@@ -386,6 +445,12 @@ class Sequences:
                 yield Hypothesis(
                     slug, f"in the length alone: {says}", partial(scored, how=truly, divide=partial(_counted, how))
                 )
+
+    def parts(self, question: Question) -> Iterator[Parts]:
+        return iter(())
+
+    def probe(self, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
+        return of_positions(evidence, "logits", shifted=True) or of_rows_scaled(evidence, "logits")
 
     def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
         if line.test == "a row where nothing counts":

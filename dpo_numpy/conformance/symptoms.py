@@ -6,43 +6,26 @@ margins; `lost_digits` at errors everywhere, of the size of another dtype's roun
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..losses import LOSSES
+from ..losses import LOSSES, Loss
+from .exact import call
 from .frameworks import DTYPES
 from .judging import verdicts
-from .seams import Case, Evidence, Line, Question
+from .seams import Evidence, Line, Question
 
 __all__ = ["lost_digits", "of_rows"]
 
 Array = NDArray[Any]
 Found = tuple[str, str] | None
 #: -log σ(z) of one z
-LOGISTIC = (
-    "dpo",
-    "cdpo",
-    "rdpo",
-    "simpo",
-    "cpo",
-    "ln_dpo",
-    "r_dpo",
-    "tdpo1",
-    "tdpo2",
-    "rpo",
-    "wpo",
-    "odpo",
-    "beta_dpo",
-    "aot",
-    "aot_unpaired",
-    "bt_rm",
-    "dpop",
-    "bco",
-    "bco_unpaired",
-    "nca",
-)
+LOGISTIC = ("dpo", "cdpo", "rdpo", "simpo", "cpo", "ln_dpo", "r_dpo", "tdpo1", "tdpo2", "rpo", "wpo", "odpo",
+            "beta_dpo", "aot", "aot_unpaired", "bt_rm", "dpop", "bco", "bco_unpaired", "nca")
 NUMPY = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 
 
@@ -90,6 +73,8 @@ def of_rows(question: Question, line: Line, seen: dict[str, list[Evidence]]) -> 
         return "log-1-minus-exp", "1 - exp(x) has no digits next to x = 0: use log1mexp, -expm1(x)"
     if near_zero and any_value and "alphapo" in question.name:
         return "log-1-minus-exp", "1 - exp(x) has no digits next to x = 0: use expm1"
+    if ceiling is not None and question.name not in LOGISTIC:
+        return "clip-side", f"values stop at {ceiling:.4g}: they are clamped"
     if ceiling is not None:
         return (
             "epsilon-in-log",
@@ -126,34 +111,38 @@ def _of_mean(question: Question, evidence: list[Evidence]) -> Found:
     B = max(map(len, (x for x in case.told.values() if x.ndim > 1)))
     if np.allclose(float(got.value.mean()), B * float(right.value.mean()), rtol=1e-2):
         return "sum-for-mean", "sums over the batch where it should average"
-    told = case.told
-    if "logp" in told:
-        i, j = (x.ravel() for x in np.indices((B, B)))
-        if told["logp"].shape[-1] == 2:
-            mixed = {
-                name: np.stack([x[i, 0], x[j, 1]], axis=-1) if x.shape == (B, 2) else x[i] if x.shape == (B,) else x
-                for name, x in told.items()
-            }
-        else:
-            mixed = {
-                name: x[j] if name == "label" else x[i] if x.shape[:1] == (B,) and not name.startswith("KL_") else x
-                for name, x in told.items()
-            }
-        square = float(exactly(question, case._replace(told=mixed)).mean())
+    for mixed, across in _crossed(LOSSES[question.name](**case.hyper), case.told, B):
+        square = float(call(LOSSES[question.name](**case.hyper), mixed)[0].mean())
         if abs(float(got.value.mean()) - square) <= 1e-2 * abs(square - float(right.value.mean())):
-            return "broadcast", "each row is held against every other: a row and a column are broadcast to (B, B)"
+            return "broadcast", f"a row and a column are broadcast to (B, B): {across} of each row with all others"
     return "reduction", "the loss of a batch is not the mean of its rows' losses"
 
 
-def exactly(question: Question, case: Case) -> Array:
-    """The values of rows"""
-    loss = LOSSES[question.name](**case.hyper)
-    with np.errstate(all="ignore"):
-        value, _ = loss(
-            {name: case.told[name] for name in loss.reads},
-            **{name: case.told[name] for name in loss.needs if name in case.told},
-        )
-    return value
+def _crossed(loss: Loss, told: Mapping[str, Array], B: int) -> Iterator[tuple[dict[str, Array], str]]:
+    """B² rows, some of the columns of i, the others of j: all ways to split the columns in two"""
+    i, j = (x.ravel() for x in np.indices((B, B)))
+    columns = [
+        (name, k)
+        for name in (*loss.reads, *loss.needs)
+        if name in told and told[name].shape[:1] == (B,)
+        for k in (range(told[name].shape[1]) if told[name].ndim > 1 else (None,))
+    ]
+    for size in range(1, len(columns) // 2 + 1):
+        for some in combinations(columns, size):
+            mixed = dict(told)
+            for name in {name for name, _ in columns}:
+                x = told[name][i].copy()
+                for k in (k for other, k in some if other == name):
+                    x[..., slice(None) if k is None else k] = told[name][j][..., slice(None) if k is None else k]
+                mixed[name] = x
+            yield mixed, " and ".join(dict.fromkeys(name for name, _ in some))
+
+
+def _infinite(seen: Mapping[str, list[Evidence]]) -> Iterator[float]:
+    """The margins at which what should be a number is none"""
+    for case, got, right in (one for ones in seen.values() for one in ones):
+        if case.margin is not None and got.value.ndim and not case.lenient:
+            yield from case.margin[~np.isfinite(got.value) & np.isfinite(right.value)]
 
 
 def _ceiling(question: Question, evidence: list[Evidence]) -> float | None:
@@ -176,6 +165,10 @@ def _ceiling(question: Question, evidence: list[Evidence]) -> float | None:
 def _which_naive(question: Question, seen: dict[str, list[Evidence]]) -> Found:
     """log(1 + e⁻ᶻ) and log σ(z) both end in infinity; how they round where z is large and right tells them apart."""
     if question.name not in LOGISTIC:
+        least = -(question.dtype.least - question.dtype.digits) * np.log(2)  # e^-z is 0 from here on
+        first = min((abs(z) for z in _infinite(seen)), default=0.0)
+        if 0.98 * least < first < 1.1 * least and not question.name.startswith("f_dpo"):
+            return "log-of-sigmoid", "a probability is 0 where its logarithm is taken: use log_softmax, logsigmoid"
         return "exp-overflow", "an exponential overflows, or is 0 where its logarithm is taken"
     kind = NUMPY.get(question.dtype.name, np.float32)
     off_sum = off_sigmoid = 0.0

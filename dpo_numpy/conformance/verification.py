@@ -13,7 +13,7 @@ from .judging import judge
 from .profiles import translate
 from .report import Report
 from .rows import PAIR, UNPAIRED
-from .seams import Problem, Question, Seam
+from .seams import OK, Line, Problem, Question, Seam
 from .sequences import SEQUENCE
 from .tokens import TOKEN
 
@@ -70,11 +70,28 @@ def verify(
     if profile is not None:
         loss, hyper = translate(profile, loss, hyper)
     question = ask(theirs, loss, seam, framework, dtype, device, gradient, layout, hyper)
+    there, taken = SEAMS[seam], set(question.call.arrays.values())
     try:
-        lines = judge(SEAMS[seam], question)
+        return Report(question, seam, judge(there, question), "", strict)
     except Problem as problem:
-        return Report(question, seam, [], str(problem), strict, problem.mistake)
-    return Report(question, seam, lines, "", strict)
+        says, mistake = str(problem), problem.mistake
+    if taken & {"mask", "attention_mask"}:
+        floats = question._replace(masks="floats")
+        try:
+            lines = judge(there, floats)
+        except Problem:
+            pass
+        else:
+            told = Line("masks of 0. and 1.", OK, 0.0, f"with booleans, {says}")
+            return Report(floats, seam, [told, *lines], "", strict)
+    if "advantages" in taken:
+        try:
+            judge(there, question._replace(advantages="tokens"))
+        except Problem:
+            pass
+        else:
+            says += "; given advantages (B, T), one for each token, it runs: if it takes them so, say so in an adaptor"
+    return Report(question, seam, [], says, strict, mistake)
 
 
 def ask(
