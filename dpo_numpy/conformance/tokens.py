@@ -74,10 +74,12 @@ class PerToken:
             if parameter in ("num_generations", "group_size", "n_samples", "num_samples", "k"):
                 return "group_size"
             return "mask" if "mask" in parameter else None
-        if parameter.startswith("adv"):
-            return "advantages"
         if "mask" in parameter:
             return "mask"
+        if parameter.startswith("adv"):
+            return None if name in ESTIMATORS else "advantages"
+        if "old" in said and name in ESTIMATORS:
+            return None
         if ("log" in parameter and ("prob" in parameter or "logp" in parameter)) or parameter in ("logps", "logp"):
             return "old_logps" if "old" in said else "ref_logps" if "reference" in said else "logps"
         return None
