@@ -72,7 +72,7 @@ subject(call(DPO, loss_type="sigmoid", label_smoothing=0.1), smoothed("sigmoid")
         because="finding 4")
 subject(call(DPO, loss_type="hinge"), dpo("hinge"), "hinge", beta=0.1)
 subject(call(DPO, loss_type="exo_pair"), smoothed("exo_pair"), "exo", beta=0.1, eps=0.001,
-        because="float64: ε is made a float32 tensor")
+        because="convention: ε is a float32 tensor")
 subject(call(DPO, loss_type="nca_pair"), dpo("nca_pair"), "nca", beta=0.1)
 subject(call(DPO, loss_type="robust"), smoothed("robust"), "rdpo", beta=0.1, eps=0.1)
 subject(call(DPO, loss_type="bco_pair"), dpo("bco_pair"), "bco", beta=0.1)
@@ -135,7 +135,7 @@ def fused_orpo(logits: Any, labels: Any, lam: float = 0.1) -> Any:
 
 
 subject(call("LigerFusedLinearDPOLoss"), fused_dpo(), "dpo", "batch", THREE, beta=0.1,
-        because="float64: the log-softmax is float32")
+        because="convention: log-softmax is float32")
 subject(call("LigerFusedLinearDPOLoss", chunk_size=2), fused_dpo(chunk_size=2), "dpo", "batch", SHORT, beta=0.1)
 subject(call("LigerFusedLinearDPOLoss", loss_type="apo_down"), fused_dpo(loss_type="apo_down"), "apo_down", "batch",
         SHORT, beta=0.1, plus_one=True)
