@@ -6,7 +6,7 @@ In a report, a block of Python that is followed by a block of text is a script a
 line is a comment with the name of a file, as in `# tiny_trl.py`, is a module for the scripts of that report, wherever
 in it the block stands. Every script runs alone, in a new folder, by the interpreter that runs this: the library's.
 
-Numbers are held against each other to six digits, since the last ones are the processor's; all else must be equal.
+Numbers may differ by one in their sixth digit, since the last ones are the processor's; all else must be equal.
 Exit code 1 if something differs, or a script fails. `--write` puts what was printed into the report instead.
 """
 
@@ -26,12 +26,12 @@ SCRIPT = re.compile(
     r"```python\n(?P<code>(?!# \w+\.py\n)(?:(?!```).)*)```\n+```text\n(?P<text>(?:(?!```).)*)```", re.DOTALL
 )
 NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?!\w)")
-DIGITS = 1e-6
+DIGITS = 1.01e-5  # one in the sixth digit
 FAILED = "failed: "
 
 
 def same(told: str, printed: str) -> bool:
-    """Equal, but for the digits of numbers beyond the sixth."""
+    """Equal, but for the last digits of numbers."""
     if NUMBER.sub("#", told).split() != NUMBER.sub("#", printed).split():
         return False
     pairs = zip(NUMBER.findall(told), NUMBER.findall(printed), strict=True)
