@@ -105,7 +105,7 @@ def judge(s: Subject) -> Row:
         failed = [line for line in report.lines if line.verdict == "FAIL"]
         if not why and not report.agrees:
             more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-            why = report.unjudged or f"{failed[0].test}{more}: {failed[0].says}"
+            why = report.unjudged or f"`{failed[0].test}`{more}: {failed[0].says}"
     if differs and not s.because:
         wrong = wrong or "differs, and is not said to"
     if not differs and s.because:
