@@ -1,7 +1,7 @@
 """TRL's trainers through the kit: docs/libraries/trl-1.16.md and trl-0.28.md, whichever version is installed.
 
-As in `trl_losses.py`, whose functions these are, a trainer is made without its `__init__`, given the attributes that its
-loss looks at, and asked for its own loss on a model that answers with numbers of the kit's.
+As in `trl_losses.py`, whose functions these are, a trainer is made without its `__init__`, given the attributes that
+its loss looks at, and asked for its own loss on a model that answers with numbers of the kit's.
 """
 
 from __future__ import annotations
