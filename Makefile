@@ -56,21 +56,34 @@ $(ZOO)/ready:
 	$(ZOO)/bin/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-PEERS ?= .venv-peers
+PEERS     ?= .venv-peers
+LIBRARIES := trl-1.16 trl-0.28 liger torchtune openrlhf verl mlx-lm-lora
 
 # On Linux, PyTorch's default build brings CUDA along: PIP_EXTRA_INDEX_URL can name an index that has a CPU build.
-peers: $(PEERS)/trl-new/ready $(PEERS)/trl-0.28/ready  ## TRL's own trainers against ours: docs/peers.md (needs 3 GB)
-	set -e; for peer in trl-new trl-0.28; do for script in trl_losses trl_trainer; do \
+peers: $(LIBRARIES:%=$(PEERS)/%/ready)  ## real libraries against ours: docs/peers.md, docs/libraries (needs 10 GB)
+	set -e; for peer in trl-1.16 trl-0.28; do for script in trl_losses trl_trainer; do \
 	  PYTHONPATH=. $(PEERS)/$$peer/bin/python tests/peers/$$script.py --json $(PEERS)/$$peer-$$script.json; done; done
-	$(PEERS)/trl-new/bin/python tests/peers/report.py --out docs/peers.md $(PEERS)/*.json
+	$(PEERS)/trl-1.16/bin/python tests/peers/report.py --out docs/peers.md $(PEERS)/*.json
+	set -e; for library in $(LIBRARIES); do report=docs/libraries/$$library.md; \
+	  $(PEERS)/$$library/bin/python tests/peers/rerun.py $$report; \
+	  PYTHONPATH=. $(PEERS)/$$library/bin/python tests/peers/kit_$${library%%-*}.py --write $$report; done
+	$(PEERS)/trl-1.16/bin/python tests/peers/contents.py
 
-$(PEERS)/trl-new/ready:  PEER := trl
-$(PEERS)/trl-0.28/ready: PEER := 'trl==0.28.0' 'transformers<5'
+# OpenRLHF wants flash-attn, which wants CUDA; its losses want neither.
+$(PEERS)/trl-1.16/ready:    PEER := 'trl==1.16.0' 'transformers==5.23.0'
+$(PEERS)/trl-0.28/ready:    PEER := 'trl==0.28.0' 'transformers==4.57.6'
+$(PEERS)/liger/ready:       PEER := 'liger_kernel==0.8.5' packaging
+$(PEERS)/torchtune/ready:   PEER := 'torchtune==0.6.1' 'torchao==0.11.0'
+$(PEERS)/openrlhf/ready:    PEER := --no-deps 'openrlhf==0.11.2'
+$(PEERS)/verl/ready:        PEER := 'verl==0.9.1'
+$(PEERS)/mlx-lm-lora/ready: PEER := 'mlx-lm-lora==5.10.2' 'mlx-lm==0.32.2' 'mlx[cpu]==0.32.4'
+$(PEERS)/mlx-lm-lora/ready: TORCH :=
+$(PEERS)/%/ready: TORCH := torch==2.13.0
 $(PEERS)/%/ready: export PIP_CONSTRAINT :=
 $(PEERS)/%/ready: export PIP_BUILD_CONSTRAINT :=
 $(PEERS)/%/ready:
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet torch==2.13.0 numpy scipy
+	$(@D)/bin/python -m pip install --quiet $(TORCH) numpy scipy
 	$(@D)/bin/python -m pip install --quiet $(PEER)
 	@touch $@
 

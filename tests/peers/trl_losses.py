@@ -1,6 +1,6 @@
 """TRL's preference losses against ours: value and autograd gradient, on random and on edge inputs.
 
-    PYTHONPATH=. .venv-peers/trl-new/bin/python tests/peers/trl_losses.py --json trl-new.json
+    PYTHONPATH=. .venv-peers/trl-1.16/bin/python tests/peers/trl_losses.py --json trl-1.16.json
 
 A peer is the library itself: its trainer is made without running `__init__`, given the attributes that `__init__` would
 have set (from its own, real, config), and asked for its own loss on a model that answers with numbers of ours. Those

@@ -1,6 +1,6 @@
 """One toy trained twice: by TRL's own trainers and by `dn.train`, the same path step by step.
 
-    PYTHONPATH=. .venv-peers/trl-new/bin/python tests/peers/trl_trainer.py --json trl-new-trainer.json
+    PYTHONPATH=. .venv-peers/trl-1.16/bin/python tests/peers/trl_trainer.py --json trl-1.16-trainer.json
 
 The toy is a bigram, wrapped as a `PreTrainedModel` that is made here: its hidden state is the last token's one-hot, its
 language-model head the table W. Their trainer gets it with a tokenizer and a dataset of text, all made here, and does
