@@ -5,6 +5,7 @@ import doctest
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mpmath
@@ -348,6 +349,194 @@ def test_the_smallest_failing_input_is_simple():
     assert 0.1 * (-numbers[0] - 1) > np.log(np.finfo(float).max)
 
 
+# ---- what the list of known mistakes does not hold
+
+def said(report):
+    return next(line.says for line in report.lines if line.verdict == "FAIL")
+
+
+def simpo_of(policy_chosen_logps, policy_rejected_logps, chosen_length, rejected_length, beta=2.0, gamma=0.5):
+    c, r = policy_chosen_logps / chosen_length, policy_rejected_logps / rejected_length
+    return np.logaddexp(0, gamma - beta * (c - r)), c
+
+
+def test_a_likelihood_that_is_added_or_missing():
+    def added(policy_chosen_logps, policy_rejected_logps, chosen_length, rejected_length, beta=2.0, gamma=0.5):
+        loss, c = simpo_of(policy_chosen_logps, policy_rejected_logps, chosen_length, rejected_length, beta, gamma)
+        return loss - 0.25 * c
+
+    report = dn.verify(added, "simpo", beta=2.0, gamma=0.5)
+    likelihood = "the chosen response's negative log-likelihood"
+    assert said(report).startswith(f"{likelihood}, a mean over its tokens, is added, times 0.25")
+    assert str(dn.identify(added, "simpo", beta=2.0, gamma=0.5)).startswith("simpo(beta=2, gamma=0.5")
+
+    def missing(policy_chosen_logps, policy_rejected_logps, beta=0.1, alpha=1.0):
+        return np.logaddexp(0, -beta * (policy_chosen_logps - policy_rejected_logps))
+
+    report = dn.verify(missing, "cpo", beta=0.1, alpha=0.5)
+    assert "alpha is ignored" in said(report) or f"{likelihood} is missing" in said(report)
+
+
+def test_a_term_that_counts_otherwise():
+    def heavier(pc, pr, rc, rr, beta=0.1):  # its calibration counts three times
+        h, rewards = (pc - rc) - (pr - rr), (beta * (pc - rc) - 0.5) ** 2 + (beta * (pr - rr) + 0.5) ** 2
+        return np.logaddexp(0, -h), rewards
+
+    cal = dn.LOSSES["cal_dpo"](beta=0.1)
+
+    def theirs(pc, pr, rc, rr):
+        parts = [dn.losses.Loss("part", (one,))(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0] for one in cal.terms]
+        return parts[0] + 3 * parts[1]
+
+    report = dn.verify(theirs, "cal_dpo", beta=0.1)
+    assert report.mistakes == ("factor",) and said(report).startswith("term 2 of 2 counts 3 times, should 1")
+
+
+def test_two_mistakes_at_once():
+    def theirs(pc, pr, rc, rr, beta=0.1):  # beta is lost, and the digits of float64
+        h = ((pc - pr) - (rc - rr)).astype(np.float32)
+        return np.logaddexp(np.float32(0), -h).astype(pc.dtype)
+
+    report = dn.verify(theirs, "dpo", beta=0.1)
+    assert report.mistakes[0] == "hyper-ignored"
+    assert said(report).startswith("beta is missing: 1 in its place; and it is computed in float32")
+
+
+def test_what_changes_nothing_is_ignored():
+    def squared(pc, pr, rc, rr, beta=0.1):  # of no loss of ours, and without beta
+        return np.logaddexp(0, -0.3 * ((pc - pr) - (rc - rr))) ** 2
+
+    assert said(dn.verify(squared, "dpo", beta=0.1)).startswith("beta is ignored: another changes nothing")
+
+    def alone(pc, pr, rc, rr, beta=0.1):
+        return np.logaddexp(0, -beta * (pc - pr)) ** 2
+
+    report = dn.verify(alone, "dpo", beta=0.1)
+    assert report.mistakes == ("reference-ignored",)
+    assert said(report).startswith("the reference is ignored: another changes nothing")
+
+
+def test_which_tokens_count_is_seen_in_the_gradient():
+    def weighed(weights):
+        def theirs(logits, tokens, mask, attention_mask):
+            share = weights(mask.astype(float), attention_mask.astype(float))[:, 1:]
+            log_p = logits[:, :-1] - np.logaddexp.reduce(logits[:, :-1], axis=-1)[..., None]
+            hit = np.eye(logits.shape[-1])[tokens[:, 1:]]
+            grad = np.zeros_like(logits)
+            grad[:, :-1] = share[..., None] * (hit - np.exp(log_p))
+            return (share * (hit * log_p).sum(-1)).sum(1), grad
+        return theirs
+
+    for weights, mistake in ((lambda mask, real: 0.5 * mask + 0.5 * real, "prompt-included"),
+                             (lambda mask, real: 0.7 * mask + 0.3, "padding-counted"),
+                             (lambda mask, real: mask * (1 + np.arange(len(mask)))[:, None], "reduction")):
+        assert dn.verify(weighed(weights), "logp", seam="sequence").mistakes[0] == mistake
+    assert dn.verify(weighed(lambda mask, real: mask), "logp", seam="sequence").agrees
+
+
+def test_the_examples_number_is_right():
+    """What a report says it should be, is what the loss is at the example beside it"""
+    def naive(policy_chosen_logps, policy_rejected_logps, lam=0.1):
+        c, r = policy_chosen_logps, policy_rejected_logps
+        with np.errstate(all="ignore"):
+            return -c + lam * np.logaddexp(0, r - np.log1p(-np.exp(r)) - c + np.log1p(-np.exp(c)))
+
+    line = next(line for line in dn.verify(naive, "orpo", lam=0.1).lines if line.test == "log-probs near 0")
+    c, r = (mpmath.mpf(part.split()[-1]) for part in line.example.split(", "))
+    right = -c + mpmath.mpf("0.1") * mpmath.log1p(mpmath.exp(r - c) * mpmath.expm1(c) / mpmath.expm1(r))
+    assert float(line.says.split("should be ")[1]) == pytest.approx(float(right), rel=1e-7)
+    assert "inf, should" in line.says
+
+
+# ---- tokens: what surrogates, estimators and advantages do elsewhere
+
+def grpo_of(term):
+    def theirs(logps, old_logps, advantages, mask, ref_logps, eps=0.2, beta=0.04):
+        ratio, count = np.exp(logps - old_logps), np.maximum(mask.sum(1), 1)
+        A = advantages[:, None]
+        gain = np.minimum(ratio * A, np.clip(ratio, 1 - eps, 1 + eps) * A)
+        d = ref_logps - logps
+        with np.errstate(all="ignore"):
+            return -(np.where(mask, gain - beta * term(np.expm1(d) - d, ratio), 0).sum(1) / count).mean()
+    return theirs
+
+
+def cispo_of(logps, old_logps, advantages, mask, eps_low=0.2, eps_high=2.0):
+    weight = np.minimum(np.exp(np.minimum(logps - old_logps, 50)), eps_high)
+    return -(np.where(mask, weight * advantages[:, None] * logps, 0)).sum() / mask.sum()
+
+
+def dapo_of(logps, old_logps, advantages, mask, eps_low=0.2, eps_high=0.28):
+    ratio, A = np.exp(np.minimum(logps - old_logps, 50)), advantages[:, None]
+    gain = np.minimum(ratio * A, np.clip(ratio, 1 - eps_low, 1 + eps_high) * A)
+    return -np.where(mask, gain, 0).sum() / (mask.sum() + 1e-8)
+
+
+def whitened(rewards, values, gamma=0.9, lam=0.95):
+    x = dn.gae(rewards, values, np.ones(rewards.shape, bool), gamma, lam)[0]
+    return (x - x.mean()) / np.sqrt(x.var(ddof=1) + 1e-8)
+
+
+@pytest.mark.parametrize(("theirs", "loss", "hyper", "mistake", "says"), [
+    (grpo_of(lambda kl, ratio: ratio * kl), "grpo", {"eps": 0.2, "beta": 0.04}, "another-loss",
+     "the KL term is multiplied by the ratio"),
+    (cispo_of, "cispo", {"eps_high": 2.0}, "hyper-misread", "eps_high is the ratio's ceiling itself"),
+    (dapo_of, "dapo", {}, "reduction", "1e-8 is added to the number of tokens"),
+    (whitened, "gae", {"gamma": 0.9, "lam": 0.95}, "another-loss", "they are whitened afterwards"),
+    (lambda logps, ref_logps: np.clip(logps - ref_logps, -10, 10), "k1", {}, "epsilon-in-log", "values stop at 10"),
+])
+def test_what_libraries_do_per_token(theirs, loss, hyper, mistake, says):
+    report = dn.verify(theirs, loss, seam="token", **hyper)
+    assert report.mistakes[0] == mistake
+    assert says in said(report)
+
+
+def test_log_probs_of_tokens():
+    def theirs(logits, index):
+        log_p = logits - np.logaddexp.reduce(logits, axis=-1)[..., None]
+        return np.take_along_axis(log_p, index[..., None], axis=-1)[..., 0]
+
+    assert dn.verify(theirs, "token_logp", seam="sequence").agrees
+    report = dn.verify(lambda logits, index: theirs(logits, np.roll(index, -1, axis=1)), "token_logp", seam="sequence")
+    assert report.mistakes == ("shift-off-by-one",)
+
+
+def test_masks_of_floats_and_advantages_of_tokens():
+    def of_floats(logps, advantages, mask):
+        if mask.dtype == bool:
+            raise TypeError("a mask of booleans")
+        return -(mask * advantages[:, None] * logps).sum(1).mean()
+
+    report = dn.verify(of_floats, "reinforce", seam="token")
+    assert report.agrees and report.lines[0].says == "with booleans, it raises TypeError: a mask of booleans"
+
+    def of_tokens(logps, advantages, mask):
+        return -np.where(mask, advantages * logps, 0).sum(1).mean()
+
+    report = dn.verify(of_tokens, "reinforce", seam="token")
+    assert report.code == 1 and report.mistakes[0] == "broadcast"
+    assert "given advantages (B, T), one a token, it runs" in report.lines[0].says
+
+
+def test_of_sorted_rows_the_mean_is_judged():
+    loss = dn.LOSSES["aot"](beta=0.1)
+
+    def rows(pc, pr, rc, rr):
+        return np.sort(loss(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0])
+
+    assert dn.verify(rows, "aot", beta=0.1, gradient="none").agrees
+
+
+def test_what_is_set_stays():
+    def theirs(pc, pr, rc, rr, beta=0.5, kind=None):
+        assert kind == "plain"
+        return np.logaddexp(0, -beta * ((pc - pr) - (rc - rr)))
+
+    assert dn.verify(partial(theirs, kind="plain"), "dpo", beta=0.1).agrees
+    report = dn.verify(partial(theirs, kind="plain", beta=0.2), "dpo", beta=0.1)
+    assert said(report).startswith("twice beta")
+
+
 # ---- identify
 
 def sigmoid_loss(z):
@@ -416,6 +605,15 @@ def test_versions(versions, version, holds):
     assert profiles._holds(versions, version) is holds
 
 
+def test_profiles_say_how_a_batch_becomes_a_number():
+    by = {(one.profile, one.aspect): one.value for name in profiles.names() for one in profiles.batches(name)}
+    assert {name for name, _ in by} == set(profiles.names())
+    assert [by[name, "log-probs of ipo"] for name in ("mitchell", "trl-1.16", "openrlhf")] == ["sum", "mean", "sum"]
+    assert all(by[name, "reduction"] == "mean over pairs" for name in profiles.names())
+    found = profiles.disagreements("trl-1.16", "llama-factory")
+    assert any(one.asked == "batch: NLL" and one.one.endswith("tokens") for one in found)
+
+
 def test_a_profile_says_what_a_library_means():
     def per_token(pi_w, pi_l, ref_w, ref_l, len_w, len_l):
         return ((pi_w - ref_w) / len_w - (pi_l - ref_l) / len_l - 5) ** 2
@@ -467,7 +665,19 @@ def test_the_command_exits_0_1_2(capsys, tmp_path):
     assert "could not be judged: it raises ValueError: never" in capsys.readouterr().out
 
 
+def test_the_command_sets_arguments(capsys, tmp_path):
+    path = tmp_path / "theirs.py"
+    path.write_text("import numpy as np\ndef f(pc, pr, rc, rr, kind, scale):\n    assert kind == 'sigmoid'\n"
+                    "    return np.logaddexp(0, -scale * ((pc - pr) - (rc - rr)))\n")
+    told = [f"{path}:f", "--beta", "0.1", "--set", "kind=sigmoid", "--set"]
+    assert main(["verify", *told, "scale=0.1"]) == 0
+    assert main(["verify", *told, "scale=0.2"]) == 1
+    assert "twice beta" in capsys.readouterr().out
+    assert main(["identify", *told, "scale=0.1"]) == 0
+
+
 @pytest.mark.parametrize(("argv", "says"), [
+    (["verify", EXAMPLE, "--set", "beta"], "set is 'beta'; expected NAME=VALUE"),
     (["verify", "nowhere:f"], "nowhere cannot be imported: ModuleNotFoundError"),
     (["verify", "nowhere.py:f"], "there is no file 'nowhere.py'"),
     (["verify", "json"], "function is 'json'; expected module:function or path/to/file.py:function"),

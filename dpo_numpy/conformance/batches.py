@@ -43,6 +43,7 @@ from .sequences import (
     Scored,
     Tokens,
     draw_tokens,
+    following,
     handed,
     in_logits,
     nan_goes_through,
@@ -121,6 +122,21 @@ class Batch:
         yield case("token id 0 in a response", draw_tokens(rng, 6, 9, zeros=True))
         yield case("as many rows as positions", draw_tokens(rng, 8, 8))
         yield case("logits ten times as large", draw_tokens(rng, 6, 9), 20.0)
+        yield self._certain(question, case("certain responses", draw_tokens(rng, 4, 8), lenient=True))
+        yield self._emptied(question, case("a response without tokens", draw_tokens(rng, 4, 8), finite=True))
+
+    def _certain(self, question: Question, case: Case) -> Case:
+        """A chosen and a rejected response whose every token has probability 1 - 1e-8"""
+        told, pairs = case.told, len(case.told["tokens"]) // 2
+        rows = [0, 3] if question.layout == "interleaved" else [0, pairs + 1]
+        logits = told["logits"].copy()
+        logits[rows] = 20.0 * (following(told["tokens"])[rows][..., None] == np.arange(VOCAB))
+        return case._replace(told={**told, "logits": logits})
+
+    def _emptied(self, question: Question, case: Case) -> Case:
+        mask = case.told["mask"].copy()
+        mask[0] = False
+        return case._replace(told=self._counted(question, {**case.told, "mask": mask}))
 
     def _settings(self, question: Question) -> Iterator[dict[str, Any]]:
         for name in dict.fromkeys(question.call.hyper.values()):
@@ -167,7 +183,7 @@ class Batch:
         targets, counts = scored(told)
         ours = of_tokens(told["logits"], targets, counts.astype(WIDE), question.dtype)
         pair = partial(self._pairs, question)
-        rows = {"logp": pair(ours.value), "length": pair(counts.sum(axis=1))}
+        rows = {"logp": pair(ours.value), "length": np.maximum(pair(counts.sum(axis=1)), 1)}
         if width is not None:
             rows["length"] = np.full_like(rows["length"], counts.shape[1] - width)
         by = {"logp": pair(ours.unit)}
@@ -303,7 +319,7 @@ class Batch:
                 )
 
     def parts(self, question: Question) -> Iterator[Parts]:
-        for found in parts_of(question, lengths=True):
+        for found in parts_of(question, lengths=True, batch=True):
             yield found._replace(
                 answers=tuple(partial(self.answered, question, of_pairs=answer) for answer in found.answers)
             )
@@ -345,6 +361,8 @@ class Batch:
         return right._replace(value=right.value + value, grads={"logits": right.grads["logits"] + grad})
 
     def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
+        if line.test == "a response without tokens":
+            return "empty-row", "a response without tokens is 0/0"
         return lost_digits(question, seen.get("ordinary", []))
 
     def shrunk(self, question: Question, case: Case, row: int) -> Case | None:

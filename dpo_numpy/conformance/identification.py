@@ -169,7 +169,7 @@ def _mistaken(seam: Seam, found: list[Candidate], loss: str | None) -> Identific
             continue
         tried.append(one.question.name)
         why = explain(seam, one.question, one.evidence, probing=False)
-        if why and why[0] != "another-loss":
+        if why and not why[1].startswith("it computes"):
             return Identification(one.question.name, one.question.hyper, False, why[1], why[0], ())
     first = nearest[0] if loss else min(found, key=lambda one: (one.wrong, one.distance))
     if why := explain(seam, first.question, first.evidence):

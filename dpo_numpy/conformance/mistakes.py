@@ -51,10 +51,11 @@ def of_rows(seam: Seam, question: Question, own_sums: bool = False) -> Iterator[
     )
 
 
-def parts_of(question: Question, lengths: bool) -> Iterator[Parts]:
+def parts_of(question: Question, lengths: bool, batch: bool = False) -> Iterator[Parts]:
     """The terms of the loss; and, where it is no term, the likelihood of the chosen response beside them
 
     lengths     the function knows them: a likelihood may be a mean over tokens
+    batch       it averages over the batch itself: a likelihood may be a mean over all tokens
     """
     loss = LOSSES[question.name](**question.hyper)
     if loss.reads != ("logp",) or loss.coupled or not {link.columns for _, _, link in loss.terms} <= {2, None}:
@@ -71,10 +72,12 @@ def parts_of(question: Question, lengths: bool) -> Iterator[Parts]:
     if len(terms) > 1:
         yield Parts(tuple(names), answers, right)
     if LIKELIHOOD not in names:
-        for reduction in ("mean", "sum") if lengths else ("sum",):
+        over = {"sum": "a sum over its tokens"}
+        over |= {"mean": "a mean over its tokens"} if lengths else {}
+        over |= {"tokens": "a mean over the tokens of all"} if batch else {}
+        for reduction, what in over.items():
             extra = partial(answer, LOSSES["sft"](reduction=reduction))
-            name = f"{LIKELIHOOD}, {'a mean over its tokens' if reduction == 'mean' else 'a sum over its tokens'},"
-            yield Parts((*names, name), (*answers, extra), (*right, 0.0))
+            yield Parts((*names, f"{LIKELIHOOD}, {what},"), (*answers, extra), (*right, 0.0))
 
 
 LIKELIHOOD = "the chosen response's negative log-likelihood"

@@ -73,7 +73,7 @@ class Numbers:
         self.step = step(question.name, question.hyper)
         self.per_token = self._per_token()
         self.with_length = any("length" in name for name in self.taken)
-        self.reach = 10.0 if question.name in (*EXPONENTIAL, "alphapo") else 1e4
+        self.reach = 10.0 if question.name == "alphapo" else 1e4
 
     def _per_token(self) -> bool:
         """Is the loss one of means? Twice the log-probs over twice the tokens would not be noticed."""

@@ -176,6 +176,9 @@ class Rows:
         """The value (B,) of each row: a function that returns their mean is asked for one at a time."""
         B = len(case.told[next(iter(LOSSES[question.name](**case.hyper).reads))])
         first = self._once(question, case, B)
+        if first.value.ndim and question.name.startswith("aot"):  # of sorted rows, the mean alone is defined
+            grads = None if first.grads is None else {name: g / B for name, g in first.grads.items()}
+            return first._replace(value=first.value.mean(), grads=grads)
         if first.value.shape == (B,) or case.whole:
             return first
         if LOSSES[question.name](**case.hyper).coupled:
@@ -341,6 +344,7 @@ class Rows:
             got = self.ask(question, case._replace(told=told, whole=True))
         except Problem as problem:
             return Line("NaN goes through", FAIL, np.inf, str(problem), mistake=problem.mistake)
+        hidden = any(np.isnan(grad).any() for grad in (got.grads or {}).values())
         kept = np.isnan(got.value[0] if got.value.ndim and not coupled else got.value).any()
         others = not got.value.ndim or coupled or np.isfinite(got.value[1:]).all()
         if kept and others:
@@ -350,7 +354,7 @@ class Rows:
                 "NaN goes through",
                 FAIL,
                 np.inf,
-                "a log-prob of NaN gives a loss that is a number",
+                "a log-prob of NaN gives a loss that is a number" + (", and gradients of NaN" if hidden else ""),
                 mistake="nan-hidden",
             )
         return Line(
@@ -409,7 +413,8 @@ class Rows:
                     tried = now._replace(
                         told={**now.told, name: question.dtype.round(told) if told.dtype.kind == "f" else told}
                     )
-                    if told[0, k] != now.told[name][0, k] and failures(self, question, tried):
+                    # 0 is another question: a response of no tokens, or a certain one
+                    if told[0, k] not in (0, now.told[name][0, k]) and failures(self, question, tried):
                         now = tried
                         break
         return now

@@ -178,12 +178,7 @@ def outputs_of(result: Result, question: Question) -> tuple[list[Any], bool]:
 
 def asked(question: Question, told: Mapping[str, Any], hyper: Mapping[str, Any], wrt: Sequence[str]) -> Result:
     """Call the function; what it raises is a `Problem`."""
-    keywords = question.call.keywords(told, hyper)
-    for name, ours in question.call.arrays.items():
-        if question.masks == "floats" and ours in ("mask", "attention_mask"):
-            keywords[name] = np.asarray(keywords[name], np.longdouble)
-        if question.advantages == "tokens" and ours == "advantages":
-            keywords[name] = np.repeat(keywords[name][:, None], told["logps"].shape[1], axis=1)
+    keywords = _keywords(question, told, hyper)
     theirs = [name for name, ours in question.call.arrays.items() if ours in wrt]
     try:
         with np.errstate(all="ignore"):
@@ -196,6 +191,17 @@ def asked(question: Question, told: Mapping[str, Any], hyper: Mapping[str, Any],
     if found.grads is None:
         return found
     return found._replace(grads={question.call.arrays[name]: g for name, g in found.grads.items()})
+
+
+def _keywords(question: Question, told: Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays and hyper-parameters by the names of their parameters, in the form in which it takes them"""
+    keywords = question.call.keywords(told, hyper)
+    for name, ours in question.call.arrays.items():
+        if question.masks == "floats" and ours in ("mask", "attention_mask"):
+            keywords[name] = np.asarray(keywords[name], np.longdouble)
+        if question.advantages == "tokens" and ours == "advantages":
+            keywords[name] = np.repeat(keywords[name][:, None], told["logps"].shape[1], axis=1)
+    return keywords
 
 
 def _where(error: BaseException) -> str:
@@ -228,7 +234,7 @@ def usual(
     told, _ = handed
     try:
         result = question.framework.call(
-            question.call.f, question.call.keywords(told, question.hyper), question.dtype.name, ()
+            question.call.f, _keywords(question, told, question.hyper), question.dtype.name, ()
         )
     except Exception as error:
         yield Line("inputs untouched", FAIL, np.inf, f"without gradients it raises {type(error).__name__}")

@@ -35,7 +35,7 @@ from .seams import (
 )
 from .symptoms import lost_digits
 
-__all__ = ["SEQUENCE", "Tokens", "draw_tokens", "readings_of"]
+__all__ = ["SEQUENCE", "Tokens", "draw_tokens", "following", "readings_of"]
 
 Array = NDArray[Any]
 WIDE = np.longdouble
@@ -150,7 +150,7 @@ def nan_goes_through(seam: Seam, question: Question, case: Case, what: str) -> L
     return Line(test, FAIL, np.inf, f"logits of NaN give a {what} that is a number", mistake="nan-hidden")
 
 
-def _next(x: Array, fill: Any = 0) -> Array:
+def following(x: Array, fill: Any = 0) -> Array:
     """x of the token that each position scores"""
     return np.concatenate([x[:, 1:], np.full_like(x[:, :1], fill)], axis=1)
 
@@ -162,10 +162,10 @@ def readings_of() -> Iterator[tuple[str, str, Scored]]:
     """What may be scored in place of what should be: a mistake, its name, targets and counts by position of logits"""
 
     def counted(keep: Callable[[Mapping[str, Array]], Array]) -> Scored:
-        return lambda told: (_next(told["tokens"]), _next(keep(told) & (np.arange(told["mask"].shape[1]) > 0)))
+        return lambda told: (following(told["tokens"]), following(keep(told) & (np.arange(told["mask"].shape[1]) > 0)))
 
     def last(mask: Array) -> Array:
-        return np.asarray(mask & ~_next(mask, False))
+        return np.asarray(mask & ~following(mask, False))
 
     def first(mask: Array) -> Array:
         return np.asarray(mask & (np.cumsum(mask, axis=1) == 1))
@@ -186,32 +186,32 @@ def readings_of() -> Iterator[tuple[str, str, Scored]]:
         "shift-off-by-one",
         "tokens are shifted and the mask is not",
         lambda told: (
-            _next(told["tokens"]),
+            following(told["tokens"]),
             np.where(at(told["mask"].shape[1]) < told["mask"].shape[1] - 1, told["mask"], False),
         ),
     )
     yield (
         "shift-off-by-one",
         "the mask is shifted and tokens are not",
-        lambda told: (told["tokens"], _next(told["mask"])),
+        lambda told: (told["tokens"], following(told["mask"])),
     )
     yield (
         "shift-off-by-one",
         "tokens are shifted twice",
         lambda told: (
-            _next(_next(told["tokens"])),
-            _next(told["mask"]) & (at(told["mask"].shape[1]) < told["mask"].shape[1] - 2),
+            following(following(told["tokens"])),
+            following(told["mask"]) & (at(told["mask"].shape[1]) < told["mask"].shape[1] - 2),
         ),
     )
     yield (
         "shift-off-by-one",
         "labels are shifted twice",
-        lambda told: (_next(_next(told["tokens"])), _next(_next(told["mask"]))),
+        lambda told: (following(following(told["tokens"])), following(following(told["mask"]))),
     )
     yield (
         "prompt-included",
         "the prompt's last token counts too",
-        counted(lambda told: told["mask"] | _next(told["mask"])),
+        counted(lambda told: told["mask"] | following(told["mask"])),
     )
     yield "prompt-included", "the prompt's tokens count too", counted(lambda told: told["real"])
     yield "prompt-included", "all up to the response's end counts", counted(lambda told: until(told["mask"]))
@@ -270,7 +270,13 @@ def _counted(how: Scored, told: Mapping[str, Array], count: Array) -> Array:
 
 
 def truly(told: Mapping[str, Array]) -> tuple[Array, Array]:
-    return _next(told["tokens"]), _next(told["mask"])
+    return following(told["tokens"]), following(told["mask"])
+
+
+def _size(case: Case) -> float:
+    """Of a token's log-prob where all are as likely; of the logits, where they are larger: `x - logsumexp(x)` is good"""
+    logits = case.told["logits"]
+    return max(float(np.log(VOCAB)), float(abs(logits[np.isfinite(logits)]).max(initial=0)))
 
 
 class Sequences:
@@ -342,7 +348,7 @@ class Sequences:
             {"logits": found.grads["logits"].reshape(logits.shape)},
             found.unit.reshape(targets.shape),
             {"logits": found.units["logits"].reshape(logits.shape)},
-            np.log(VOCAB),
+            _size(case),
             {"logits": 1.0},
         )
 
@@ -353,13 +359,13 @@ class Sequences:
         by = by if divide is None else divide(case.told, count)
         weight = counts / by[:, None].astype(WIDE)
         found = of_tokens(case.told["logits"], targets, weight, question.dtype)
-        return found._replace(size=count * np.log(VOCAB) / by, sizes={"logits": (1.0 / by)[:, None, None]})
+        return found._replace(size=count * _size(case) / by, sizes={"logits": (1.0 / by)[:, None, None]})
 
     def padded(self, question: Question, eps: float, case: Case) -> Answer:
         """With log(p + ε) in the place of log p"""
         right, told = self.truth(question, case), case.told
-        counts = _next(told["mask"])
-        chosen = np.take_along_axis(log_softmax(told["logits"]), _next(told["tokens"])[..., None], axis=-1)[..., 0]
+        counts = following(told["mask"])
+        chosen = np.take_along_axis(log_softmax(told["logits"]), following(told["tokens"])[..., None], axis=-1)[..., 0]
         by = np.maximum(counts.sum(axis=1), 1) if question.name == "mean_logp" else np.ones(len(counts))
         added = np.where(counts, np.log1p(eps * np.exp(-chosen)), 0).sum(axis=1) / by
         share = np.where(counts, 1 / (1 + eps * np.exp(-chosen)), 0)[..., None]

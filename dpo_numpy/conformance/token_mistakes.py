@@ -236,6 +236,12 @@ def variants(name: str) -> Iterator[tuple[str, str, Callable[[Case], Loss]]]:
         )
     elif name != "reinforce":
         yield "another-loss", "the ratio is the response's, not each token's", partial(_built, name, sequence=True)
+    for power in (4, 5, 6, 8, 10, 12):
+        yield (
+            "reduction",
+            f"1e-{power} is added to the number of tokens that divides",
+            partial(_built, name, reduction=f"1e-{power}"),
+        )
     for other in PER_TOKEN:
         if other != name:
             yield "another-loss", f"it computes {other}", partial(_of_name, other)
@@ -366,6 +372,16 @@ def _weights(which: str, max_length: float) -> Any:
     }[which]
 
 
+def _more(weights: Any, eps: float, whole: bool) -> Any:
+    """A mean with ε beside the count"""
+
+    def shares(mask: Array, w: Array) -> Array:
+        count = mask.sum() if whole else mask.sum(axis=(-2, -1), keepdims=True)
+        return np.asarray(weights(mask, w) * (count / (count + WIDE(eps))))
+
+    return shares
+
+
 def _built(
     name: str,
     case: Case,
@@ -386,9 +402,11 @@ def _built(
         "dr_grpo": "fixed",
         "reinforce": "sequence_sum",
     }
-    weights = _weights(
-        reduction or h.get("reduction") or usual_reduction.get(name, "tokens"), h.get("max_length", 1024.0)
-    )
+    usual = h.get("reduction") or usual_reduction.get(name, "tokens")
+    if reduction.startswith("1e-"):
+        weights = _more(REDUCTIONS[usual], float(reduction), whole=usual == "tokens")
+    else:
+        weights = _weights(reduction or usual, h.get("max_length", 1024.0))
     if name == "reinforce":
         return term(name, _LOGP, reduced(weights, reinforce_token, "advantage"))
     if name == "cispo":

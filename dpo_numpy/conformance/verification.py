@@ -71,27 +71,30 @@ def verify(
         loss, hyper = translate(profile, loss, hyper)
     question = ask(theirs, loss, seam, framework, dtype, device, gradient, layout, hyper)
     there, taken = SEAMS[seam], set(question.call.arrays.values())
-    try:
-        return Report(question, seam, judge(there, question), "", strict)
-    except Problem as problem:
-        says, mistake = str(problem), problem.mistake
-    if taken & {"mask", "attention_mask"}:
+    first = []
+    if (problem := _refused(there, question)) and taken & {"mask", "attention_mask"}:
         floats = question._replace(masks="floats")
-        try:
-            lines = judge(there, floats)
-        except Problem:
-            pass
-        else:
-            told = Line("masks of 0. and 1.", OK, 0.0, f"with booleans, {says}")
-            return Report(floats, seam, [told, *lines], "", strict)
-    if "advantages" in taken:
-        try:
-            judge(there, question._replace(advantages="tokens"))
-        except Problem:
-            pass
-        else:
-            says += "; given advantages (B, T), one for each token, it runs: if it takes them so, say so in an adaptor"
-    return Report(question, seam, [], says, strict, mistake)
+        if not _refused(there, floats):
+            first = [Line("masks of 0. and 1.", OK, 0.0, f"with booleans, {problem}")]
+            question, problem = floats, None
+    hint = ""
+    if problem and "advantages" in taken and not _refused(there, question._replace(advantages="tokens")):
+        hint = "; given advantages (B, T), one a token, it runs: if it takes them so, say so in an adaptor"
+    try:
+        lines = judge(there, question)
+    except Problem as error:
+        return Report(question, seam, [], f"{error}{hint}", strict, error.mistake)
+    lines = [line._replace(says=f"{line.says}{hint}") if line.test == "ordinary" else line for line in lines]
+    return Report(question, seam, [*first, *lines], "", strict)
+
+
+def _refused(seam: Seam, question: Question) -> Problem | None:
+    """What it makes of the first, ordinary question, if that is no answer"""
+    try:
+        seam.ask(question, next(iter(seam.cases(question))))
+    except Problem as problem:
+        return problem
+    return None
 
 
 def ask(

@@ -142,13 +142,14 @@ subject(call("LigerFusedLinearDPOLoss", loss_type="apo_down"), fused_dpo(loss_ty
 subject(call("LigerFusedLinearDPOLoss", compute_nll_loss=True), fused_dpo(compute_nll_loss=True), "rpo", "batch",
         SHORT, beta=0.1, alpha=1.0, nll="tokens")
 subject(call("LigerFusedLinearDPOLoss", average_log_prob=True), fused_dpo(average_log_prob=True), "ln_dpo", "batch",
-        SHORT, beta=0.1)
+        SHORT, beta=0.1, because="finding 5")
 subject(call("LigerFusedLinearSimPOLoss", compute_nll_loss=False), fused_simpo(compute_nll_loss=False), "simpo",
-        "batch", SHORT, beta=2.0, gamma=0.5)
+        "batch", SHORT, beta=2.0, gamma=0.5, because="finding 5")
 subject(call("LigerFusedLinearSimPOLoss") + ", defaults", fused_simpo(), "simpo", "batch", SHORT, beta=2.0, gamma=0.5,
-        because="finding 6")
+        because="findings 5 and 6")
 subject(call("LigerFusedLinearCPOLoss"), fused_cpo, "cpo", "batch", SHORT, beta=0.1, alpha=1.0, nll="tokens")
-subject(call("LigerFusedLinearORPOLoss"), fused_orpo, "orpo", "batch", SHORT, lam=0.1, nll="tokens")
+subject(call("LigerFusedLinearORPOLoss"), fused_orpo, "orpo", "batch", SHORT, lam=0.1, nll="tokens",
+        because="findings 1 and 5")
 
 
 # ---- policy gradients

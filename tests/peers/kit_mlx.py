@@ -114,10 +114,9 @@ def orpo_logps(logits: Any, tokens: Any, mask: Any) -> Any:
     return value(logits), mx.grad(lambda x: value(x).sum())(logits)
 
 
-SUMS = "convention: MLX adds up one by one"
-judged("`compute_score` of `get_token_scores`", score("sigmoid"), "logp", "sequence", because=SUMS)
-judged("`compute_score(loss_type='ipo')` of `get_token_scores`", score("ipo"), "mean_logp", "sequence", because=SUMS)
-judged("`get_logps` of ORPO", orpo_logps, "mean_logp", "sequence", because=SUMS)
+judged("`compute_score` of `get_token_scores`", score("sigmoid"), "logp", "sequence")
+judged("`compute_score(loss_type='ipo')` of `get_token_scores`", score("ipo"), "mean_logp", "sequence")
+judged("`get_logps` of ORPO", orpo_logps, "mean_logp", "sequence")
 
 if __name__ == "__main__":
     sys.exit(main("mlx-lm-lora mlx"))

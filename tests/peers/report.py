@@ -14,7 +14,7 @@ from typing import Any
 
 INTRO = """# Real peers
 
-TRL itself, in its newest release and in 0.28, the last before its DPO trainer was rewritten, on the same numbers as
+TRL itself, in 1.16 and in 0.28, the last before its DPO trainer was rewritten, on the same numbers as
 ours: the library's own trainers are called, and none of their code is repeated. `make peers` does it again, makes this
 page of it, and fails where what is said below is no longer so, a disagreement that has vanished included.
 """
@@ -37,7 +37,7 @@ tokenizer and {pairs} pairs as text, and by `dn.train`: {steps} steps of plain S
 same order. How far apart the parameters ever are, max|ΔW| / (eps max|W|), and how far for each step made: up to
 {per_step:g} is the same path. The last column is the same with our β 1% larger. Where the reference follows, it is
 moved 0.6 of the way to the policy every 5 steps (TR-DPO). KTO's reference point comes from their mismatched pairs and
-is above 0 in most steps. The fused head of the newest release computes in float32 whatever the model is.
+is above 0 in most steps. The fused head of 1.16 computes in float32 whatever the model is.
 """
 
 REST = """## Not compared
