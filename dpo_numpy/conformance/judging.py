@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from .seams import (
     compare,
 )
 
-__all__ = ["explain", "failures", "fitting", "judge", "verdicts", "wrong"]
+__all__ = ["explain", "failures", "fitting", "judge", "side_by_side", "verdicts", "wrong"]
 
 Array = NDArray[Any]
 SHRUNK = 2  # failing tests whose example is made simple; the rest most often fail for the same reason
@@ -94,6 +94,14 @@ def verdicts(question: Question, got: Got, right: Answer) -> dict[str, Verdicts]
         if name not in right.grads:  # a gradient in what should carry none
             found[name] = compare(grad, 0 * grad, question.dtype.ulp(0 * grad), 0.0, question.dtype)
     return found
+
+
+def side_by_side(got: Got, answer: Answer) -> Iterator[tuple[Array, Array, Array | float]]:
+    """Theirs, ours, and the size of what is near: values, then each gradient that both have"""
+    yield got.value, answer.value, answer.size
+    for name, grad in answer.grads.items():
+        if got.grads is not None and name in got.grads:
+            yield got.grads[name], grad, abs(grad).max(initial=0)
 
 
 def _line(seam: Seam, question: Question, test: str, evidence: list[Evidence], shrink: bool) -> Line:
@@ -234,16 +242,16 @@ def _combined(seam: Seam, question: Question, evidence: list[Evidence]) -> tuple
         c, _, rank, _ = np.linalg.lstsq(system[:, :-1], system[:, -1])
         if rank < len(c) or abs(system[:, :-1] @ c - system[:, -1]).max() > 1024 * question.dtype.eps:
             continue
-        for name, theirs, ours_ in zip(parts.names, c, parts.coefficients, strict=True):
-            if abs(theirs - ours_) <= 1e-3 * max(abs(ours_), 1e-3):
+        for name, is_, should in zip(parts.names, c, parts.coefficients, strict=True):
+            if abs(is_ - should) <= 1e-3 * max(abs(should), 1e-3):
                 continue
-            if not ours_:
-                return "another-loss", f"{name} is added, times {theirs:.4g}"
-            if abs(theirs) < 1e-6:
+            if not should:
+                return "another-loss", f"{name} is added, times {is_:.4g}"
+            if abs(is_) < 1e-6:
                 return "another-loss", f"{name} is missing"
-            if abs(theirs + ours_) < 1e-6:
+            if abs(is_ + should) < 1e-6:
                 return "sign-flipped", f"{name} has the wrong sign"
-            return "factor", f"{name} counts {theirs:.4g} times, should {ours_:.4g}"
+            return "factor", f"{name} counts {is_:.4g} times, should {should:.4g}"
     return None
 
 
@@ -267,16 +275,11 @@ def _scaled(answer: Answer, by: float) -> Answer:
 
 def _roughly_right(evidence: Iterable[Evidence]) -> bool:
     """To within the rounding of bfloat16"""
-    for _, got, right in evidence:
-        pairs = [(got.value, right.value, right.size)]
-        pairs += [
-            (got.grads[name], grad, abs(grad).max(initial=0)) for name, grad in right.grads.items()
-            if got.grads is not None and name in got.grads
-        ]
-        for theirs, exact, size in pairs:
-            if not np.all(abs(theirs - exact) <= 0.05 * (abs(exact) + np.asarray(size))):
-                return False
-    return True
+    return all(
+        np.all(abs(theirs - exact) <= 0.05 * (abs(exact) + np.asarray(size)))
+        for _, got, right in evidence
+        for theirs, exact, size in side_by_side(got, right)
+    )
 
 
 def wrong(question: Question, evidence: Iterable[Evidence]) -> int:
@@ -336,12 +339,9 @@ def _far(question: Question, one: Evidence, hypothesis: Hypothesis, failing: int
             instead = fitting(hypothesis.answer(case), got, case)
     except (KeyError, ValueError):
         return True
-    numbers = [(got.value, instead.value, right.size)]
-    numbers += [(grad, instead.grads.get(name, 0 * grad), abs(grad).max(initial=0))
-                for name, grad in (got.grads or {}).items()]
     off = total = 0
     with np.errstate(invalid="ignore"):
-        for theirs, ours, size in numbers:
+        for theirs, ours, size in side_by_side(got, instead._replace(size=right.size)):
             off += int((abs(theirs - ours) > 0.05 * (abs(theirs) + abs(ours) + np.asarray(size))).sum())
             total += theirs.size
     return off > failing / 10 or off > (1 - ENOUGH) * max(total, 50)

@@ -29,7 +29,8 @@ FACTS = {
     "margin": ("the margin", "hyper-ignored"),
     "delta": ("delta", "hyper-ignored"),
     "z0": ("the KL baseline", "hyper-ignored"),
-    "weight": ("the weight", "hyper-ignored"),
+    "w": ("the weight", "hyper-ignored"),
+    "kl": ("the KL divergence", "hyper-ignored"),
     "keep": ("which rows are kept", "hyper-ignored"),
 }
 

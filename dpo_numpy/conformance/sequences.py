@@ -274,7 +274,7 @@ def truly(told: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 def _size(case: Case) -> float:
-    """Of a token's log-prob where all are as likely; of the logits, where they are larger: `x - logsumexp(x)` is good"""
+    """Of a log-prob where all tokens are as likely, or of the logits: x - logsumexp(x) is good enough"""
     logits = case.told["logits"]
     return max(float(np.log(VOCAB)), float(abs(logits[np.isfinite(logits)]).max(initial=0)))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..losses import LOSSES, Loss
 from .exact import call
 from .frameworks import DTYPES
-from .judging import verdicts
+from .judging import side_by_side, verdicts
 from .seams import Evidence, Line, Question
 
 __all__ = ["lost_digits", "of_rows"]
@@ -33,13 +33,7 @@ def lost_digits(question: Question, evidence: list[Evidence]) -> Found:
     """Errors of ordinary numbers, values and slopes alike, that are the rounding of a lower dtype"""
     worst = 0.0
     for _, got, right in evidence:
-        numbers = [(got.value, right.value, right.size)]
-        numbers += [
-            (grad, right.grads[name], abs(right.grads[name]).max(initial=0))
-            for name, grad in (got.grads or {}).items()
-            if name in right.grads
-        ]
-        for theirs, exact, size in numbers:
+        for theirs, exact, size in side_by_side(got, right):
             with np.errstate(all="ignore"):
                 off = abs(theirs - exact) / np.maximum(abs(exact), np.asarray(size) + 0 * exact)
             worst = max(worst, float(np.nan_to_num(off, nan=np.inf).max(initial=0)))
