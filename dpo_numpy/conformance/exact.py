@@ -70,31 +70,43 @@ def of_rows(loss: Loss, told: Mapping[str, Array], dtype: Dtype, by: Mapping[str
     if _rough.get():
         return Answer(value, grads, unit, units)
     for name, x in told.items():
-        if name in WHOLE or x.dtype.kind != "f":
+        if name in WHOLE or x.dtype.kind != "f" or not x.size:
             continue
         step = np.broadcast_to((by or {}).get(name, dtype.ulp(x)), x.shape)
-        for where in _places(x, loss.coupled):
-            most: Array = np.zeros_like(value)
-            mosts = {key: np.zeros_like(grad) for key, grad in grads.items()}
-            for sign in (-1, 1):
-                moved = x.copy()
-                moved[where] += sign * step[where]
-                if name.endswith("logp"):  # no log-prob is above 0
-                    moved = np.where(x <= 0, np.minimum(moved, 0), moved)
-                v, g = call(loss, {**told, name: moved})
-                with np.errstate(invalid="ignore"):
-                    most = np.fmax(most, abs(v - value))
-                    mosts = {key: np.fmax(mosts[key], abs(g[key] - grads[key])) for key in g}
-            unit = unit + most
-            units = {key: units[key] + mosts[key] for key in units}
+        places = _places(x, loss.coupled)
+        moved = np.broadcast_to(x, (2, len(places), *x.shape)).copy()
+        for i, where in enumerate(places):
+            moved[0, i, *where] -= step[where]
+            moved[1, i, *where] += step[where]
+        if name.endswith("logp"):  # no log-prob is above 0
+            moved = np.where(x <= 0, np.minimum(moved, 0), moved)
+        read = {key: np.broadcast_to(told[key], (*moved.shape[:2], *told[key].shape)) for key in loss.reads}
+        v, g = call(loss, {**told, **read, name: _beside(name, moved, value)})
+        unit = unit + _spread(v, value)
+        units = {key: units[key] + _spread(g[key], grads[key]) for key in units}
     return Answer(value, grads, unit, units)
 
 
-def _places(x: Array, coupled: bool) -> list[Any]:
+def _beside(name: str, moved: Array, value: Array) -> Array:
+    """Two axes before the rows: numbers of comparisons and responses in a shape that a loss takes for what they are"""
+    if name == "advantage" and moved.ndim == 4:
+        return moved[..., None]
+    if moved.ndim == 2:  # one number for all
+        moved = np.repeat(moved[..., None], value.shape[-1], axis=-1)
+    return moved[..., None] if moved.ndim == 3 and moved.shape[-1] == 1 else moved
+
+
+def _spread(moved: Array, exact: Array) -> Array:
+    """By how much it moves, place by place in the worse direction, added up"""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.fmax.reduce(abs(moved - exact), axis=0, initial=0).sum(axis=0))
+
+
+def _places(x: Array, coupled: bool) -> list[tuple[Any, ...]]:
     """A column at a time where rows are independent, else a number at a time."""
     if coupled:
         return list(np.ndindex(x.shape))
-    return [(..., k) for k in range(x.shape[-1])] if x.ndim > 1 else [...]
+    return [(..., k) for k in range(x.shape[-1])] if x.ndim > 1 else [(...,)]
 
 
 def of_tokens(logits: Array, targets: Array, weight: Array, dtype: Dtype) -> Answer:

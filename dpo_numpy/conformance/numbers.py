@@ -70,6 +70,7 @@ class Numbers:
         self.loss = LOSSES[question.name](**question.hyper)
         self.taken = set(question.call.arrays.values())
         self.rng = np.random.default_rng(20)
+        self.drawn = 0
         self.step = step(question.name, question.hyper)
         self.per_token = self._per_token()
         self.with_length = any("length" in name for name in self.taken)
@@ -161,7 +162,8 @@ class Numbers:
     def _filled(self, logp: Array, ref: Array, length: Array) -> dict[str, Array]:
         """With all that a loss is told; neutral where the function does not take it"""
         B, K = logp.shape
-        rng, told = np.random.default_rng(B), {}
+        self.drawn += 1  # each case has facts of its own, or what is kept from the last would not be seen
+        rng, told = np.random.default_rng([B, self.drawn]), {}
         others = () if K > 1 else ("z0",) if "delta" in self.loss.needs else ("z0", "delta")
         for name in dict.fromkeys((*self.loss.reads, *self.loss.needs, "ref_logp", "length", *others)):
             roles = {name, *(f"{side}_{name}" for side in SIDES)}

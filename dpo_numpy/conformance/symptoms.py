@@ -59,7 +59,7 @@ def of_rows(question: Question, line: Line, seen: dict[str, list[Evidence]]) -> 
                 gradient_nan |= bool((~np.isfinite(grad) & found[name].fails).any())
     any_value = any(off.any() for off in bad_values)
     if line.test == "the mean over the batch":
-        return lost_digits(question, evidence) or _of_mean(question, evidence)
+        return lost_digits(question, seen.get("ordinary", [])) or _of_mean(question, evidence)
     ceiling = _ceiling(question, [one for ones in seen.values() for one in ones])
     if gradient_nan and not any_value:
         return "where-nan", "the value is right and its gradient NaN: a branch that is not taken overflows (0 · inf)"
@@ -80,10 +80,7 @@ def of_rows(question: Question, line: Line, seen: dict[str, list[Evidence]]) -> 
         return _which_naive(question, seen)
     if question.dtype.name == "float64" and _softplus(evidence):
         return "threshold", "e^-z is dropped from |z| = 20 on, as torch's softplus does: use logsigmoid"
-    if any_value or line.test in ("right, and sure of it", "wrong, and sure of it"):
-        lost = lost_digits(question, [one for name, ones in seen.items() if name == "ordinary" for one in ones])
-        return lost or lost_digits(question, evidence)
-    return lost_digits(question, evidence)
+    return lost_digits(question, seen.get("ordinary", []))
 
 
 def _softplus(evidence: list[Evidence]) -> bool:

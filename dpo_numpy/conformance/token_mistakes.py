@@ -367,8 +367,8 @@ def _weights(which: str, max_length: float) -> Any:
     return {
         "padded": lambda mask, w: mask / WIDE(mask.shape[-1]),
         "fixed": fixed(max_length),
-        "batch sum": lambda mask, w: mask * WIDE(len(mask)),
-        "responses": lambda mask, w: REDUCTIONS["sequence_mean"](mask, w) * len(mask),
+        "batch sum": lambda mask, w: mask * WIDE(mask.shape[-3]),
+        "responses": lambda mask, w: REDUCTIONS["sequence_mean"](mask, w) * mask.shape[-3],
     }[which]
 
 
@@ -376,7 +376,7 @@ def _more(weights: Any, eps: float, whole: bool) -> Any:
     """A mean with ε beside the count"""
 
     def shares(mask: Array, w: Array) -> Array:
-        count = mask.sum() if whole else mask.sum(axis=(-2, -1), keepdims=True)
+        count = mask.sum(axis=(-3, -2, -1) if whole else (-2, -1), keepdims=True)
         return np.asarray(weights(mask, w) * (count / (count + WIDE(eps))))
 
     return shares
