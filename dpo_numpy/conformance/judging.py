@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .exact import Answer, roughly
+from .exact import Answer
 from .frameworks import DTYPES
 from .seams import (
     FAIL,
@@ -298,8 +298,6 @@ def _explains(
     scale: float = 1.0,
 ) -> bool:
     """Are nearly all the numbers right under it, and nearly all that failed? Values up to a `constant` a setting"""
-    if not constant and scale == 1 and _far(question, evidence[0], hypothesis, failing):
-        return False
     bad = total = differs = bad_values = values = 0
     for case, got, right in evidence:
         try:
@@ -327,24 +325,6 @@ def _explains(
         meant = verdicts(question, Got(instead.value, instead.grads, [], "", ""), right)
         differs += sum(int(found.fails.sum()) for found in meant.values())
     return differs > failing / 2
-
-
-def _far(question: Question, one: Evidence, hypothesis: Hypothesis, failing: int) -> bool:
-    """Is a hypothesis off by so much that no rounding could save it? Most are, and this is cheap to see."""
-    if question.dtype.digits < DTYPES["float32"].digits:
-        return False
-    case, got, right = one
-    try:
-        with roughly():
-            instead = fitting(hypothesis.answer(case), got, case)
-    except (KeyError, ValueError):
-        return True
-    off = total = 0
-    with np.errstate(invalid="ignore"):
-        for theirs, ours, size in side_by_side(got, instead._replace(size=right.size)):
-            off += int((abs(theirs - ours) > 0.05 * (abs(theirs) + abs(ours) + np.asarray(size))).sum())
-            total += theirs.size
-    return off > failing / 10 or off > (1 - ENOUGH) * max(total, 50)
 
 
 def _of_gradient(question: Question, evidence: list[Evidence], c: float | None) -> tuple[str, str]:
