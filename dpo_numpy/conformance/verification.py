@@ -38,9 +38,11 @@ def verify(
 ) -> Report:
     """Hold a function against one of our losses: where does it break, and why?
 
-    theirs     called by the names of its parameters; what they may be called, `docs/verify.md` tells
+    theirs     called by the names of its parameters; what they may be called, `docs/verify.md` tells. What a
+               `functools.partial` has been given stays as it is
     loss       a name of `dn.LOSSES` (of `dn.SURROGATES` and k1, k2, k3, group_advantage, rloo, gae at the seam "token";
-               logp, mean_logp at "sequence"), and its hyper-parameters by our names; passed on where theirs takes them
+               logp, mean_logp, token_logp at "sequence"), and its hyper-parameters by our names; passed on where theirs
+               takes them
     seam       "pair": log-probs to losses; "sequence": logits to log-probs; "batch": logits to the mean loss;
                "unpaired": log-probs, labels and a KL baseline to losses; "token": per-token losses of policy gradients
     framework  "numpy", "torch", "jax", "dlpack:MODULE", or a pair of functions, to its arrays and back
