@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -133,7 +134,8 @@ def main(distributions: str) -> int:
     print(summary, f"{wrong} not as they are said to be." if wrong else "")
     if args.write and not args.only:
         heads = "called", "held against", "seam", "verdict", "why, and what the kit says first"
-        lines = [f"{told}, NumPy {np.__version__}, Python {platform.python_version()}, on a CPU. {summary}", "",
+        first = f"{told}, NumPy {np.__version__}, Python {platform.python_version()}, on a CPU. {summary}"
+        lines = [textwrap.fill(first, 120), "",
                  *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *(row.cells for row in rows)))]
         before, _, rest = args.write.read_text().partition(BEGIN)
         args.write.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2])
