@@ -97,8 +97,9 @@ def clipped(d: Array, advantage: Array, low: float, high: float, dual: float = m
 
 def weighed(logp: Array, old: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
     """φ(ℓ) = -w A ℓ,   φ'(ℓ) = -w A,   w = clip(e^(ℓ - old), 1-low, 1+high) without a gradient"""
-    ratio = np.exp(np.minimum(logp.real - old, math.log1p(high)))  # which is clipped there; eᵈ may overflow
-    return reinforce_token(logp, np.clip(ratio, 1 - low, 1 + high) * advantage)
+    with np.errstate(over="ignore"):
+        weight = np.clip(np.exp(logp.real - old), 1 - low, 1 + high)
+    return reinforce_token(logp, weight * advantage)
 
 
 def k1(d: Array) -> tuple[Array, Array]:

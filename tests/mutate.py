@@ -6,16 +6,17 @@
     python tests/mutate.py --list                   the descriptions alone
     python tests/mutate.py --journal FILE           verdicts are kept there; a run that was ended goes on with the rest
 
-A mutant has one sign, operator, constant, comparison, argument order ... of numerics, scores, links, losses or readings
-changed (`changes`). Annotations, docstrings, `__all__` and f-strings are left alone, and so is what stands in a `raise`
-unless `--sentences` is given. It lives in a copy of the project in a temporary folder, never in the repository.
+A mutant has one sign, operator, constant, comparison, argument order ... of one of `MODULES` changed (`changes`).
+Annotations, docstrings, `__all__` and f-strings are left alone, and so is what stands in a `raise` unless `--sentences`
+is given. It lives in a copy of the project in a temporary folder, never in the repository.
 
 A mutant goes through four stages until one kills it:
 
     golden   the cases of golden.json, here, without pytest: off by 1e-6, a warning, another dtype. A coarse sieve: what
-             fails it fails tests/test_golden.py too
-    tests    the module's own test file and doctests, test_golden, the contracts of test_losses, test_laws
-    oracle   test_losses -k four_units
+             fails it fails tests/test_golden.py too. Advantages have none: to import them is all
+    tests    the module's own test file and doctests; what of test_golden, the contracts of test_losses, test_laws,
+             test_readings and test_surrogates leans on it
+    oracle   test_losses -k four_units; of surrogates, test_surrogates -k four_units
     rest     for losses and readings, test_gradient and other files that lean on them
 
 Each runs in a process forked from one that has everything imported, so that a mutant costs a tenth of a second, and
@@ -63,7 +64,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "mutation.md"
-MODULES = ("numerics", "scores", "links", "losses", "readings")
+MODULES = ("numerics", "scores", "links", "losses", "readings", "surrogates", "advantages")
 STAGES = ("golden", "tests", "oracle", "rest")
 MEMORY = 6 << 30  # bytes that a process may map
 
@@ -123,6 +124,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links._softmax", "np.where(here, below, ⟦0 → 1⟧)"),
         ("links.dynamic.fn", "np.where(kept, h.real, ⟦0 → 1⟧)"),
         ("links.dynamic.fn", "(total if total > 0 else ⟦1 → 2⟧)"),
+        ("surrogates.reduced.fn", "np.where(mask, facts[name], ⟦0 → 1⟧)"),
     ]),
     ("A function whose arguments are exchanged says the same.", [
         ("numerics.exact_product", "np.promote_types(⟦"),
@@ -140,11 +142,22 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("readings.sequence_kl", "np.result_type(⟦"),
         ("readings._scored", "max(⟦mask.size, 1 → 1, mask.size⟧)"),
         ("readings._blocks", "max(⟦1, BLOCK // vocab → BLOCK // vocab, 1⟧)"),
+        ("surrogates._count", "np.maximum(⟦"),
+        ("surrogates._sum", "np.result_type(⟦"),
+        ("advantages.group_advantage", "max(⟦centered.shape[-1] - ddof, 1 →"),
+        ("advantages.whiten", "max(⟦int(here.sum()), 1 →"),
     ]),
     ("The square of a difference.", [
         ("links.squared", "(⟦h - target → target - h⟧) ** 2"),
         ("links.reward_distance", "((⟦z - t → t - z⟧) ** 2"),
         ("links.squares", "((⟦a - target → target - a⟧) ** 2"),
+    ]),
+    ("A square has no sign.", [
+        ("surrogates.value_error", "np.where(stays, ⟦ → -⟧held, error) ** 2"),
+        ("surrogates.value_error", "np.where(stays, held, ⟦ → -⟧error) ** 2"),
+    ]),
+    ("What stands off the mask is the same number in both, whose difference is 0.", [
+        ("advantages.penalized_reward", "np.where(here, _floats(x), ⟦0 → 1⟧)"),
     ]),
     ("The sign is 1 or -1: it divides as it multiplies.", [
         ("links.classify", "-beta ⟦* → /⟧ sign"),
@@ -191,6 +204,8 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ]),
     ("Of an array of zeros the shape matters.", [
         ("links.sorted_columns.fn", "np.zeros_like(s[..., ⟦0 → 1⟧])"),
+        ("advantages.gae", "np.zeros_like(r ⟦- → +⟧ v)"),
+        ("advantages.gae", "np.zeros_like(⟦r - v → v - r⟧)"),
     ]),
     ("No type of float has three bytes.", [
         ("losses.Loss._readings", "dtype.itemsize > ⟦2 → 3⟧"),
@@ -496,7 +511,9 @@ def compare(case: dict[str, Any], known: list[list[Any]] | None) -> list[list[An
 
 
 def survey(cases: list[dict[str, Any]]) -> tuple[list[Any], dict[str, set[str]]]:
-    """For the unchanged package: where each case is off (None: it warns), and the losses that call each function"""
+    """For the unchanged package: where each case is off (None: it warns), and the losses that call each function, ""
+    being the import
+    """
     off, calls, now = [], {}, ""
 
     def called(frame: Any, event: str, _: Any) -> None:
@@ -505,6 +522,12 @@ def survey(cases: list[dict[str, Any]]) -> tuple[list[Any], dict[str, set[str]]]
             parts = [part for part in frame.f_code.co_qualname.split(".") if not part.startswith("<")]
             calls.setdefault(".".join([name, *parts]), set()).add(now)
 
+    sys.setprofile(called)
+    try:
+        import dpo_numpy.losses
+    finally:
+        sys.setprofile(None)
+    assert dpo_numpy.losses
     for case in cases:
         now = case["loss"]
         sys.setprofile(called)
@@ -529,12 +552,13 @@ NOT_OURS = ("test_its_", "test_the_file_", "test_decimals_",
 def files(module: str, stage: str) -> list[str]:
     """The quick and telling first"""
     if stage == "oracle":
-        return ["tests/test_losses.py"] if module != "readings" else []
+        return {"readings": [], "advantages": [], "surrogates": ["tests/test_surrogates.py"]}.get(
+            module, ["tests/test_losses.py"])
     if stage == "rest":  # kernels are not called but by losses
         return list(REST) if module in ("losses", "readings") else []
-    of_readings = ["tests/test_readings.py"] if module == "numerics" else []
-    return list(dict.fromkeys([f"tests/test_{module}.py", f"dpo_numpy/{module}.py", *of_readings,
-                               *(OF_LOSSES if module != "readings" else OF_LOSSES[:1])]))
+    more = {"numerics": ("tests/test_readings.py", *OF_LOSSES), "readings": OF_LOSSES[:1], "surrogates": OF_LOSSES[:1],
+            "advantages": ("tests/test_surrogates.py",)}.get(module, OF_LOSSES)
+    return list(dict.fromkeys([f"tests/test_{module}.py", f"dpo_numpy/{module}.py", *more]))
 
 
 class Chooser:
@@ -684,9 +708,12 @@ class Plan(NamedTuple):
     stages: tuple[str, ...]
 
     def concerned(self, mutant: Mutant) -> set[str]:
-        """The losses that call the function; all, if none does or if it is no function"""
+        """The losses that call the function; all, if none does, if it is no function or if the import calls it"""
+        if mutant.module == "advantages":  # which no loss calls
+            return set()
         everything = {case["loss"] for case in self.cases}
-        return everything if mutant.module == "readings" else self.calls.get(mutant.where) or everything
+        called = self.calls.get(mutant.where)
+        return called if called and "" not in called and mutant.module != "readings" else everything
 
 
 class Verdict(NamedTuple):
@@ -787,10 +814,6 @@ def trial(mutant: Mutant, plan: Plan, said: Path) -> None:
 def surveyed(said: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        import dpo_numpy.losses
-        import dpo_numpy.readings
-
-        assert dpo_numpy.losses and dpo_numpy.readings
         cases = golden_cases()
         said.write_bytes(pickle.dumps((cases, *survey(cases))))
 

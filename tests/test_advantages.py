@@ -45,12 +45,13 @@ def test_the_deviation_sets_the_size():
     assert abs(dn.group_advantage(1e-9 * reward)).max() < 1e-4
 
 
-def test_rloo_is_the_mean_of_the_others(rng):
-    reward = rng.normal(size=(4, 6))
-    expected = [[row[i] - np.delete(row, i).mean() for i in range(6)] for row in reward]
-    np.testing.assert_allclose(dn.rloo_advantage(reward), expected, atol=8 * EPS)
-    np.testing.assert_allclose(dn.rloo_advantage(reward), 6 / 5 * dn.group_advantage(reward, scale="none"),
-                               rtol=4 * EPS)
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (4, 6), (3, 1, 5)])
+def test_rloo_is_the_mean_of_the_others(shape, rng):
+    reward, K = rng.normal(size=shape), shape[-1]
+    expected = [[row[i] - np.delete(row, i).mean() for i in range(K)] for row in reward.reshape(-1, K)]
+    advantage = dn.rloo_advantage(reward)
+    np.testing.assert_allclose(advantage, np.reshape(expected, shape), atol=8 * EPS)
+    np.testing.assert_allclose(advantage, K / (K - 1) * dn.group_advantage(reward, scale="none"), rtol=4 * EPS)
 
 
 # ---- tokens
@@ -73,6 +74,21 @@ def test_gae_is_the_sum_that_defines_it(gamma, lam, rng):
             np.testing.assert_allclose(target[b][mask], returns, atol=32 * EPS)
     assert not advantage[~MASK].any()
     assert not target[~MASK].any()
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (3, 1), (2, 3, 5)])
+def test_one_token_one_response_and_groups(shape, rng):
+    """of any shape: at λ = 1 returns are the rewards to come, and a response's penalized rewards are its own"""
+    reward, value, logp, ref = rng.normal(size=(4, *shape))
+    every = np.ones(shape, bool)
+    advantage, target = dn.gae(reward, value, every, lam=1.0)
+    to_come = np.cumsum(reward[..., ::-1], axis=-1)[..., ::-1]
+    np.testing.assert_allclose(target, to_come, atol=32 * EPS)
+    np.testing.assert_allclose(advantage, to_come - value, atol=32 * EPS)
+    expected = -0.3 * (logp - ref)
+    expected[..., -1] += reward[..., 0]
+    told = dn.penalized_reward(reward[..., 0], logp, ref, every, beta=0.3)
+    np.testing.assert_allclose(told, expected, rtol=4 * EPS, atol=4 * EPS)
 
 
 def test_a_penalized_reward_adds_up(rng):
@@ -99,6 +115,8 @@ def test_white_is_of_mean_zero_and_deviation_one(rng):
         assert not dn.whiten(soiled(x), MASK, center)[~MASK].any()
         assert not dn.whiten(x, np.zeros_like(MASK), center).any()
     assert not dn.whiten(np.full(MASK.shape, 0.125), MASK).any()
+    assert dn.whiten([3.0, 7.0], [True, False]).tolist() == [0, 0]  # of one token
+    assert dn.whiten([3.0, 7.0], [True, False], center=False).tolist() == [3, 0]
 
 
 # ---- dtypes and errors
