@@ -9,6 +9,7 @@
     surrogates.py   SURROGATES: policy gradients, token by token           advantages.py GRPO's, RLOO's, GAE
     preferences.py  Responses, Preferences                                 data          preference files, tokenizers
     estimates.py    KTO's z₀, BCO's shift, WPO's weights                   training.py   train; references that move
+    rollouts.py     responses of the policy itself, judged                 trainers.py   SFT, PPO, GRPO, RSO ...
     optim.py        sgd, momentum, adam, clip
     metrics.py      what one logs                                          check.py      gradients against differences
     minimal.py      all of DPO on one page, importing none of the above
@@ -35,8 +36,14 @@ _HOME = {
     "Optimizer": "optim", "adam": "optim", "clip": "optim", "global_norm": "optim", "momentum": "optim", "sgd": "optim",
     "Policy": "policy", "enumerate_responses": "policy", "exact_kl": "policy", "sample": "policy",
     "Preferences": "preferences", "Responses": "preferences",
-    "sequence_kl": "readings", "sequence_logp": "readings", "token_entropy": "readings", "token_logp": "readings",
+    "sequence_kl": "readings", "sequence_logp": "readings", "sequence_reward": "readings",
+    "token_entropy": "readings", "token_logp": "readings", "token_value": "readings",
+    "Task": "rollouts", "best_of": "rollouts", "ranked_pairs": "rollouts", "rejection_sample": "rollouts",
+    "reward_model": "rollouts", "rollout": "rollouts",
     "SURROGATES": "surrogates",
+    "OnlineStep": "trainers", "PPOStep": "trainers", "train_best_of_n": "trainers", "train_grpo": "trainers",
+    "train_iterative_dpo": "trainers", "train_online_dpo": "trainers", "train_ppo": "trainers",
+    "train_reward_model": "trainers", "train_rloo": "trainers", "train_rso": "trainers", "train_sft": "trainers",
     "identify": "conformance.identification", "verify": "conformance.verification",
     "Step": "training", "staged_reference": "training", "trailing_reference": "training", "train": "training",
 }
@@ -83,9 +90,28 @@ if TYPE_CHECKING:
     from .preferences import Responses as Responses
     from .readings import sequence_kl as sequence_kl
     from .readings import sequence_logp as sequence_logp
+    from .readings import sequence_reward as sequence_reward
     from .readings import token_entropy as token_entropy
     from .readings import token_logp as token_logp
+    from .readings import token_value as token_value
+    from .rollouts import Task as Task
+    from .rollouts import best_of as best_of
+    from .rollouts import ranked_pairs as ranked_pairs
+    from .rollouts import rejection_sample as rejection_sample
+    from .rollouts import reward_model as reward_model
+    from .rollouts import rollout as rollout
     from .surrogates import SURROGATES as SURROGATES
+    from .trainers import OnlineStep as OnlineStep
+    from .trainers import PPOStep as PPOStep
+    from .trainers import train_best_of_n as train_best_of_n
+    from .trainers import train_grpo as train_grpo
+    from .trainers import train_iterative_dpo as train_iterative_dpo
+    from .trainers import train_online_dpo as train_online_dpo
+    from .trainers import train_ppo as train_ppo
+    from .trainers import train_reward_model as train_reward_model
+    from .trainers import train_rloo as train_rloo
+    from .trainers import train_rso as train_rso
+    from .trainers import train_sft as train_sft
     from .training import Step as Step
     from .training import staged_reference as staged_reference
     from .training import trailing_reference as trailing_reference

@@ -26,7 +26,7 @@ ToParams = Callable[[Mapping[str, Array]], Params]
 
 CELLS = 1 << 22  # numbers held at once, most often logits: 32 MB of float64, and as much again on the way back
 # where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
-AXIS = {"token_logp": -2, "token_entropy": -2}
+AXIS = {"token_logp": -2, "token_entropy": -2, "token_value": -2}
 
 
 def read(policy: Policy, params: Params, responses: Responses, rows: Array, names: Iterable[str],

@@ -1,10 +1,14 @@
 """Arrow 2: from logits to the numbers a loss reads, and back.
 
-    logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp, token_entropy (..., T) | logp, kl (...)
+    logits (..., T, V), tokens (..., T), mask (..., T)  ->  token_logp, token_entropy, token_value (..., T)
+                                                        |  logp, kl, reward (...)
 
 `logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its
 value and a pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in
 blocks that fit the cache; beyond the gradient returned there is never a second (..., V) array.
+
+A policy is what softmax makes of logits. Read without it they are other models on the same features: the logits of a
+response's tokens add up to its reward, and their mean at a position is the value of what has been said so far.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from numpy.typing import NDArray
 from .numerics import kl_terms, log_normalizer, log_softmax
 from .preferences import Responses
 
-__all__ = ["READINGS", "sequence_kl", "sequence_logp", "token_entropy", "token_logp"]
+__all__ = [
+    "READINGS", "sequence_kl", "sequence_logp", "sequence_reward", "token_entropy", "token_logp", "token_value",
+]
 
 Array = NDArray[Any]
 Pullback = Callable[[Array], Array]
@@ -166,6 +172,78 @@ def token_entropy(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pul
     return value, pullback
 
 
+def sequence_reward(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
+    """r(x, y) = Σₜ logitsₜ₋₁[tokenₜ] over the mask;  dr/dlogitsₜ₋₁ = onehot(tokenₜ)
+
+    A reward model: a policy that is not normalized. What it can express is what the policy's own logits can: a number a
+    response (`Tabular`), θ·φ(x, y) (`LogLinear`), a number a context and token (`NGram`), a score a token where weights
+    are shared. Trained by `LOSSES["bt_rm"]` or `pl_rm`, in nats of the annotators' log-odds. Added up in float64 and
+    rounded once. Shapes and errors as in `sequence_logp`.
+
+    Elsewhere: reward models put a head with one output on the last token's hidden state, in place of these logits.
+
+    >>> x = np.array([[[1.0, 2.0], [4.0, 8.0], [0.0, 0.0]]])
+    >>> value, pullback = sequence_reward(x, np.array([[0, 1, 0]]), np.array([[False, True, True]]))
+    >>> value
+    array([6.])
+    >>> pullback(np.ones(1))[0].tolist()
+    [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    """
+    where, target = _scored(logits, tokens, mask)
+    each = np.zeros(logits.shape[:-1], logits.dtype)
+    each.reshape(-1)[where] = logits.reshape(-1, logits.shape[-1])[where, target]
+    total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
+
+    def pullback(dtotal: Array) -> Array:
+        dlogits = np.zeros(logits.shape, logits.dtype)
+        dposition = np.broadcast_to(dtotal[..., None], each.shape).reshape(-1)[where]
+        dlogits.reshape(-1, logits.shape[-1])[where, target] = dposition
+        return dlogits
+
+    return total, pullback
+
+
+def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
+    """Vₜ = mean_v logitsₜ₋₁[v], the value of what stands before token t, on the mask, 0 off it;  dVₜ/dlogitsₜ₋₁ = 1/V
+
+    A value head of fixed weights on the last layer, which is free. Softmax does not see the mean of logits, and the
+    value sees nothing else: where a row of logits belongs to one context (`Tabular`, `NGram`), policy and value may
+    share one table without a word to each other. Logits of -inf, outcomes that there are not, are left out. Shapes,
+    alignment and errors as in `token_logp`; which token came does not matter.
+
+    Elsewhere: a matrix with one column in place of the output layer, on the last hidden state.
+
+    >>> x = np.array([[[1.0, 2.0], [4.0, 8.0], [0.0, 0.0]]])
+    >>> value, pullback = token_value(x, np.array([[0, 1, 0]]), np.array([[False, True, True]]))
+    >>> value
+    array([[0. , 1.5, 6. ]])
+    >>> pullback(np.ones((1, 3)))[0].tolist()
+    [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
+    """
+    where, _ = _scored(logits, tokens, mask)
+    flat = logits.reshape(-1, logits.shape[-1])
+    value = np.zeros(logits.shape[:-1], logits.dtype)
+
+    def shares(block: slice) -> tuple[Array, Array]:
+        """The logits, 0 where there is no outcome, and the weight of each"""
+        x = flat[where[block]]
+        there = ~np.isneginf(x.real)
+        return np.where(there, x, 0), there / there.sum(axis=-1, keepdims=True, dtype=x.real.dtype)
+
+    for block in _blocks(len(where), flat.shape[-1]):
+        x, share = shares(block)
+        value.reshape(-1)[where[block] + 1] = (x * share).sum(axis=-1)
+
+    def pullback(dvalue: Array) -> Array:
+        dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
+        dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+        for block in _blocks(len(where), flat.shape[-1]):
+            dflat[where[block]] = d[block, None] * shares(block)[1]
+        return dlogits
+
+    return value, pullback
+
+
 def _scored(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Array]:
     """Flat positions (row-major over `logits.shape[:-1]`) whose logits predict a masked token, and those tokens."""
     if tokens.shape != mask.shape or logits.shape[-1 - tokens.ndim:-1] != tokens.shape:
@@ -205,5 +283,7 @@ READINGS: dict[str, Callable[[Array, Responses], tuple[Array, Pullback]]] = {
     "full_logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.whole),
     "token_logp": lambda logits, responses: token_logp(logits, responses.tokens, responses.mask),
     "token_entropy": lambda logits, responses: token_entropy(logits, responses.tokens, responses.mask),
+    "token_value": lambda logits, responses: token_value(logits, responses.tokens, responses.mask),
+    "reward": lambda logits, responses: sequence_reward(logits, responses.tokens, responses.mask),
     "kl": _kl,
 }

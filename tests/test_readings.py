@@ -1,5 +1,6 @@
 import re
 import tracemalloc
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -10,7 +11,15 @@ from mpmath import mp, mpf
 from dpo_numpy import readings
 from dpo_numpy.check import check_gradient, complex_step, finite_difference
 from dpo_numpy.preferences import Responses
-from dpo_numpy.readings import READINGS, sequence_kl, sequence_logp, token_entropy, token_logp
+from dpo_numpy.readings import (
+    READINGS,
+    sequence_kl,
+    sequence_logp,
+    sequence_reward,
+    token_entropy,
+    token_logp,
+    token_value,
+)
 
 EPS = np.finfo(float).eps
 #: As in Preferences: a prompt, the response, padding; the responses of different lengths, one of them with a gap.
@@ -18,6 +27,8 @@ MASK = np.array([[0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 1, 1]], bo
 V = 5
 #: all but the one that is another with another mask
 NAMES = sorted(set(READINGS) - {"full_logp"})
+FUNCTIONS = {"token_logp": token_logp, "logp": sequence_logp, "token_entropy": token_entropy,
+             "token_value": token_value, "reward": sequence_reward}
 
 
 def some(seed=0, scale=1.0, lead=(), dtype=float):
@@ -35,8 +46,7 @@ def exact_log_softmax(row):
 def of(name, x, tokens, mask, seed=9):
     """A reading by name; the reference of the KL is random, and near for every second token."""
     if name != "kl":
-        of_tokens = {"token_logp": token_logp, "logp": sequence_logp, "token_entropy": token_entropy}
-        return of_tokens[name](x, tokens, mask)
+        return FUNCTIONS[name](x, tokens, mask)
     rng = np.random.default_rng(seed)
     ref = rng.normal(size=x.shape)
     ref[..., ::2, :] = x.real[..., ::2, :] + 1e-6 * ref[..., ::2, :]
@@ -189,6 +199,46 @@ def test_token_entropy_of_the_certain_and_the_impossible():
     np.testing.assert_allclose(pullback(np.ones((1, 3))), [[[-50 * p, 50 * p, 0], [0, 0, 0], [0, 0, 0]]], rtol=4 * EPS)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_softmax_does_not_see(dtype):
+    """A reward adds up the tokens' logits, a value is their mean: neither is normalized."""
+    logits, tokens, mask = some(5, 3.0, dtype=dtype)
+    reward, from_reward = sequence_reward(logits, tokens, mask)
+    value, from_value = token_value(logits, tokens, mask)
+    assert reward.dtype == value.dtype == dtype
+    assert not value[~mask].any()
+    eps = np.finfo(dtype).eps
+    for b in range(len(mask)):
+        at = np.flatnonzero(mask[b])
+        exact = sum(Fraction(float(logits[b, t - 1, tokens[b, t]])) for t in at)
+        assert abs(Fraction(float(reward[b])) - exact) <= eps * abs(exact)
+        for t in at:
+            exact = sum(Fraction(float(x)) for x in logits[b, t - 1]) / V
+            assert abs(Fraction(float(value[b, t])) - exact) <= V * eps * abs(logits[b, t - 1]).max()
+    # every logit up by 1: each token's reward, and each value, up by 1; no log-prob moves
+    np.testing.assert_allclose(sequence_reward(logits + 1, tokens, mask)[0], reward + mask.sum(axis=1), rtol=64 * eps)
+    assert (from_reward(np.ones(len(mask), dtype)).sum(axis=-1) == np.roll(mask, -1, axis=1)).all()
+    of_value = from_value(np.ones(mask.shape, dtype)).sum(axis=-1)
+    np.testing.assert_allclose(of_value, np.roll(mask, -1, axis=1), rtol=V * eps)
+
+
+def test_a_value_leaves_out_what_there_is_not():
+    logits = np.array([[[3.0, -np.inf, 1.0], [0.0, 0.0, 0.0]]])
+    value, pullback = token_value(logits, np.zeros((1, 2), int), np.array([[False, True]]))
+    assert value.tolist() == [[0.0, 2.0]]
+    assert pullback(np.ones((1, 2)))[0, 0].tolist() == [0.5, 0.0, 0.5]
+
+
+def test_policy_and_value_share_a_table_without_a_word():
+    """The log-prob's gradient sums to 0 along a row, the value's is constant along it: they are orthogonal."""
+    logits, tokens, mask = some(6)
+    d_policy = token_logp(logits, tokens, mask)[1](np.random.default_rng(1).normal(size=mask.shape))
+    d_value = token_value(logits, tokens, mask)[1](np.random.default_rng(2).normal(size=mask.shape))
+    assert abs((d_policy * d_value).sum(axis=-1)).max() < 8 * EPS
+    assert abs(d_policy).max() > 0.1
+    assert abs(d_value).max() > 0.1
+
+
 # ---- gradients
 
 @pytest.mark.parametrize("method", [finite_difference, complex_step])
@@ -212,7 +262,7 @@ def test_pullback(name, scale, method):
     assert check.units < 16 * max(1, scale)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"reward", "token_value"}))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gradient_sums_to_zero_over_the_vocabulary(name, dtype):
     logits, tokens, mask = some(10, 3, dtype=dtype)
@@ -367,8 +417,7 @@ def test_errors_are_full_sentences():
 def test_registry_reads_what_the_functions_read():
     logits, tokens, mask = some(23)
     responses = Responses(tokens, mask)
-    np.testing.assert_array_equal(READINGS["logp"](logits, responses)[0], sequence_logp(logits, tokens, mask)[0])
-    for name, reading in {"token_logp": token_logp, "token_entropy": token_entropy}.items():
+    for name, reading in FUNCTIONS.items():
         np.testing.assert_array_equal(READINGS[name](logits, responses)[0], reading(logits, tokens, mask)[0])
 
 

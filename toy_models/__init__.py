@@ -7,6 +7,7 @@
     gpt      a decoder-only transformer
     lora     low-rank adapters over the matrices of any of them
     worlds   rewards and Bradley-Terry annotators, as exact populations or samples of preferences
+    tasks    prompts whose answers a rule can check
 """
 
 from .gpt import GPT
@@ -15,6 +16,9 @@ from .lora import LoRA
 from .mlp import MLP
 from .ngram import NGram
 from .tabular import Tabular
+from .tasks import brackets, modular_sums
 from .worlds import World, bandit, strings
 
-__all__ = ["GPT", "MLP", "LoRA", "LogLinear", "NGram", "Tabular", "World", "bandit", "strings"]
+__all__ = [
+    "GPT", "MLP", "LoRA", "LogLinear", "NGram", "Tabular", "World", "bandit", "brackets", "modular_sums", "strings",
+]

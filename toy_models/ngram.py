@@ -155,9 +155,7 @@ class NGram:
 
         ∂/∂W[c] of Σ_y d_y log π(y|x) is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
         """
-        W = params["W"]
-        n = responses.memo((self, "counts"), lambda: self._counts(responses))
-        n = n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
+        W, n = params["W"], self._counts(responses, rows)
         lead, exp = (*W.shape[:-1], 1), np.array(W, order="C")
         top, rest = (part.reshape(lead) for part in log_normalizer(exp))
         table = (W - top) - rest
@@ -173,7 +171,22 @@ class NGram:
 
         return value, pullback
 
-    def _counts(self, responses: Responses) -> Any:
+    def reward(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """r(x, y) = Σ n_y(c, v) W(c, v): a reward that is added up along the way, ρ of `analytic.ngram`"""
+        W, n = params["W"], self._counts(responses, rows)
+        value = (n @ W.reshape(-1, n.shape[1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
+
+        def pullback(dvalue: Array) -> Params:
+            return {"W": (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape).astype(dvalue.dtype, copy=False)}
+
+        return value, pullback
+
+    def _counts(self, responses: Responses, rows: Array) -> Any:
+        """n_y(c, v) of those rows."""
+        n = responses.memo((self, "counts"), lambda: self._all_counts(responses))
+        return n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
+
+    def _all_counts(self, responses: Responses) -> Any:
         """n_y(c, v) as a sparse (N, rows * V) matrix."""
         mask = responses.mask
         cell = self._rows(responses.tokens)[_before(mask)].astype(np.int64) * self.vocab + responses.tokens[mask]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dpo_numpy.numerics import sigmoid
 from dpo_numpy.policy import enumerate_responses
 from dpo_numpy.preferences import Preferences, Responses
+from dpo_numpy.rollouts import Task
 
 from .ngram import NGram
 
@@ -77,6 +78,28 @@ class World:
         index, count = np.unique(np.column_stack([chosen, rejected]), axis=0, return_counts=True)
         return Preferences(self.responses, index, count / n)
 
+    def task(self, outside: float | None = None) -> Task:
+        """The world's prompts, its rewards, and its longest response, for what samples its own data
+
+        `outside` is the reward of any response that the world does not have; without it, such a response is an error.
+
+        >>> task = bandit([[1.0, 0.0], [0.0, 2.0]]).task()
+        >>> task.prompts, task.reward(bandit([[0.0, 0.0], [0.0, 0.0]]).responses).tolist()
+        ([[0], [1]], [1.0, 0.0, 0.0, 2.0])
+        """
+        known = dict(zip(_spoken(self.responses), self.reward.tolist(), strict=True))
+        prompts = dict.fromkeys(prompt for prompt, _ in known)
+
+        def reward(responses: Responses) -> Array:
+            said = _spoken(responses)
+            strange = [pair for pair in said if pair not in known]
+            if strange and outside is None:
+                raise ValueError(f"the world has no response {list(strange[0][1])} to prompt {list(strange[0][0])}; "
+                                 "expected one of its own, or `outside`, a reward for others")
+            return np.array([known.get(pair, outside) for pair in said], float)
+
+        return Task([list(prompt) for prompt in prompts], reward, int(self.responses.length.max()))
+
     def _probability(self, first: Array, second: Array, flip: float) -> Array:
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is {flip}; expected a probability")
@@ -101,6 +124,13 @@ class World:
             parts.append((rows[i][met > 0], rows[j][met > 0], met[met > 0] / met.sum()))
         first, second, met = (np.concatenate(column) for column in zip(*parts, strict=True))
         return first, second, met / met.sum()
+
+
+def _spoken(responses: Responses) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(prompt, response) of each row, as token ids."""
+    begin = np.argmax(responses.mask, axis=1)
+    return [(tuple(tokens[:start].tolist()), tuple(tokens[mask].tolist()))
+            for tokens, mask, start in zip(responses.tokens, responses.mask, begin, strict=True)]
 
 
 def bandit(reward: ArrayLike) -> World:
