@@ -719,7 +719,8 @@ def test_the_help_has_every_seams_signature(capsys):
         assert all(part.strip() in out for part in seam.signature.split(";"))
 
 
-def test_the_fixture(tmp_path):
+def test_the_fixture(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # an installed package brings the plugin a second time
     path = tmp_path / "test_mine.py"
     path.write_text("from dpo_numpy.conformance.examples.pair import dpo\n"
                     "def test_right(conforms):\n    conforms(dpo, 'dpo', beta=0.1)\n"
