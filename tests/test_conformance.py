@@ -368,28 +368,32 @@ def test_a_likelihood_that_is_added_or_missing():
     report = dn.verify(added, "simpo", beta=2.0, gamma=0.5)
     likelihood = "the chosen response's negative log-likelihood"
     assert said(report).startswith(f"{likelihood}, a mean over its tokens, is added, times 0.25")
-    assert str(dn.identify(added, "simpo", beta=2.0, gamma=0.5)).startswith("simpo(beta=2, gamma=0.5")
+    found = dn.identify(added, "simpo", beta=2.0, gamma=0.5)
+    assert found.loss == "simpo" and not found.exact
+    assert f"but {likelihood}, a mean over its tokens, is added, times 0.25" in str(found)
 
     def missing(policy_chosen_logps, policy_rejected_logps, beta=0.1, alpha=1.0):
         return np.logaddexp(0, -beta * (policy_chosen_logps - policy_rejected_logps))
 
     report = dn.verify(missing, "cpo", beta=0.1, alpha=0.5)
-    assert "alpha is ignored" in said(report) or f"{likelihood} is missing" in said(report)
+    assert said(report).startswith("alpha is ignored: 0 in its place: value ")
 
 
 def test_a_term_that_counts_otherwise():
-    def heavier(pc, pr, rc, rr, beta=0.1):  # its calibration counts three times
-        h, rewards = (pc - rc) - (pr - rr), (beta * (pc - rc) - 0.5) ** 2 + (beta * (pr - rr) + 0.5) ** 2
-        return np.logaddexp(0, -h), rewards
-
     cal = dn.LOSSES["cal_dpo"](beta=0.1)
 
-    def theirs(pc, pr, rc, rr):
-        parts = [dn.losses.Loss("part", (one,))(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0] for one in cal.terms]
-        return parts[0] + 3 * parts[1]
+    def counting(first, second):
+        def theirs(pc, pr, rc, rr):
+            pairs = np.stack([pc, pr], -1), np.stack([rc, rr], -1)
+            return sum(c * dn.losses.Loss("part", (one,))(*pairs)[0]
+                       for c, one in zip((first, second), cal.terms, strict=True))
+        return theirs
 
-    report = dn.verify(theirs, "cal_dpo", beta=0.1)
-    assert report.mistakes == ("factor",) and said(report).startswith("term 2 of 2 counts 3 times, should 1")
+    for (first, second), mistake, says in (((1, 3), "factor", "term 2 of 2 counts 3 times, should 1"),
+                                           ((0, 3), "another-loss", "term 1 of 2 is missing"),
+                                           ((-1, 1), "sign-flipped", "term 1 of 2 has the wrong sign")):
+        report = dn.verify(counting(first, second), "cal_dpo", beta=0.1)
+        assert report.mistakes == (mistake,) and said(report).startswith(says)
 
 
 def test_two_mistakes_at_once():
