@@ -579,6 +579,17 @@ def test_identify_at_the_other_seams():
     assert str(dn.identify(averaged, "logp", seam="sequence")) == "mean_logp()"
 
 
+def test_identify_where_masks_are_floats():
+    def of_floats(logits, tokens, mask):
+        log_p = logits[:, :-1] - np.logaddexp.reduce(logits[:, :-1], axis=-1)[..., None]
+        kept = -np.negative(mask[:, 1:])  # NumPy has no negative of booleans
+        return (kept * np.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]).sum(1)
+
+    assert str(dn.identify(of_floats, seam="sequence")) == "logp()"
+    with pytest.raises(ValueError, match="nothing to go by: it raises TypeError"):
+        dn.identify(lambda logits, tokens, mask: -mask.astype(bool), seam="sequence")
+
+
 @pytest.mark.slow
 def test_identify_a_factor():
     found = dn.identify(lambda pc, pr, rc, rr: ((pc - rc - 5) ** 2 + (pr - rr + 5) ** 2) / 2, beta=0.1)
