@@ -420,6 +420,21 @@ def test_what_changes_nothing_is_ignored():
     assert said(report).startswith("the reference is ignored: another changes nothing")
 
 
+def test_what_changes_nothing_is_ignored_at_other_seams():
+    def of_tokens(logps, advantages, mask):
+        return (np.where(mask, logps, 0).sum(1) ** 2).mean()
+
+    assert said(dn.verify(of_tokens, "reinforce", seam="token")).startswith("the advantage is ignored")
+    k1 = dn.verify(lambda logps, ref_logps: logps**2, "k1", seam="token")
+    assert said(k1).startswith("the reference is ignored")
+
+    def of_batch(logits, reference_logits, labels):
+        z = np.subtract(*np.split(0.1 * sequence.logp(logits, labels)[0], 2))
+        return (np.logaddexp(0, -z) ** 2).mean()
+
+    assert said(dn.verify(of_batch, "dpo", seam="batch", beta=0.1)).startswith("the reference is ignored")
+
+
 def test_which_tokens_count_is_seen_in_the_gradient():
     def weighed(weights):
         def theirs(logits, tokens, mask, attention_mask):
@@ -525,10 +540,15 @@ def test_masks_of_floats_and_advantages_of_tokens():
 def test_of_sorted_rows_the_mean_is_judged():
     loss = dn.LOSSES["aot"](beta=0.1)
 
-    def rows(pc, pr, rc, rr):
-        return np.sort(loss(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0])
+    def sorted_rows(times):
+        def theirs(pc, pr, rc, rr):
+            value, grad = loss(np.stack([pc, pr], -1), np.stack([rc, rr], -1))
+            return np.sort(value), *times(grad).T
+        return theirs
 
-    assert dn.verify(rows, "aot", beta=0.1, gradient="none").agrees
+    assert dn.verify(sorted_rows(lambda grad: grad), "aot", beta=0.1).agrees  # the gradient of the sum of the rows
+    of_mean = dn.verify(sorted_rows(lambda grad: grad / len(grad)), "aot", beta=0.1)
+    assert of_mean.mistakes[0] == "wrong-gradient"
 
 
 def test_what_is_set_stays():
