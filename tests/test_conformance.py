@@ -30,6 +30,7 @@ from dpo_numpy.conformance import (
     report,
     rows,
     seams,
+    sequence_mistakes,
     sequences,
     settings,
     symptoms,
@@ -52,7 +53,8 @@ def dpo_of(pc, pr, rc, rr):
 def test_every_module_is_here():
     folder = Path(seams.__file__).parent
     tested = {batches, exact, foreign, frameworks, functions, identification, judging, mistakes, numbers, probing,
-              profiles, report, rows, seams, sequences, settings, symptoms, token_mistakes, tokens, verification}
+              profiles, report, rows, seams, sequence_mistakes, sequences, settings, symptoms, token_mistakes, tokens,
+              verification}
     elsewhere = {"__init__", "conventions", "golden", "pytest_plugin"}
     found = {path.stem for path in folder.glob("*.py")}
     assert found - elsewhere == {module.__name__.rpartition(".")[2] for module in tested}
