@@ -30,6 +30,7 @@ from dpo_numpy.conformance import (
     report,
     rows,
     seams,
+    sequence_mistakes,
     sequences,
     settings,
     symptoms,
@@ -52,7 +53,8 @@ def dpo_of(pc, pr, rc, rr):
 def test_every_module_is_here():
     folder = Path(seams.__file__).parent
     tested = {batches, exact, foreign, frameworks, functions, identification, judging, mistakes, numbers, probing,
-              profiles, report, rows, seams, sequences, settings, symptoms, token_mistakes, tokens, verification}
+              profiles, report, rows, seams, sequence_mistakes, sequences, settings, symptoms, token_mistakes, tokens,
+              verification}
     elsewhere = {"__init__", "conventions", "golden", "pytest_plugin"}
     found = {path.stem for path in folder.glob("*.py")}
     assert found - elsewhere == {module.__name__.rpartition(".")[2] for module in tested}
@@ -368,28 +370,32 @@ def test_a_likelihood_that_is_added_or_missing():
     report = dn.verify(added, "simpo", beta=2.0, gamma=0.5)
     likelihood = "the chosen response's negative log-likelihood"
     assert said(report).startswith(f"{likelihood}, a mean over its tokens, is added, times 0.25")
-    assert str(dn.identify(added, "simpo", beta=2.0, gamma=0.5)).startswith("simpo(beta=2, gamma=0.5")
+    found = dn.identify(added, "simpo", beta=2.0, gamma=0.5)
+    assert found.loss == "simpo" and not found.exact
+    assert f"but {likelihood}, a mean over its tokens, is added, times 0.25" in str(found)
 
     def missing(policy_chosen_logps, policy_rejected_logps, beta=0.1, alpha=1.0):
         return np.logaddexp(0, -beta * (policy_chosen_logps - policy_rejected_logps))
 
     report = dn.verify(missing, "cpo", beta=0.1, alpha=0.5)
-    assert "alpha is ignored" in said(report) or f"{likelihood} is missing" in said(report)
+    assert said(report).startswith("alpha is ignored: 0 in its place: value ")
 
 
 def test_a_term_that_counts_otherwise():
-    def heavier(pc, pr, rc, rr, beta=0.1):  # its calibration counts three times
-        h, rewards = (pc - rc) - (pr - rr), (beta * (pc - rc) - 0.5) ** 2 + (beta * (pr - rr) + 0.5) ** 2
-        return np.logaddexp(0, -h), rewards
-
     cal = dn.LOSSES["cal_dpo"](beta=0.1)
 
-    def theirs(pc, pr, rc, rr):
-        parts = [dn.losses.Loss("part", (one,))(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0] for one in cal.terms]
-        return parts[0] + 3 * parts[1]
+    def counting(first, second):
+        def theirs(pc, pr, rc, rr):
+            pairs = np.stack([pc, pr], -1), np.stack([rc, rr], -1)
+            return sum(c * dn.losses.Loss("part", (one,))(*pairs)[0]
+                       for c, one in zip((first, second), cal.terms, strict=True))
+        return theirs
 
-    report = dn.verify(theirs, "cal_dpo", beta=0.1)
-    assert report.mistakes == ("factor",) and said(report).startswith("term 2 of 2 counts 3 times, should 1")
+    for (first, second), mistake, says in (((1, 3), "factor", "term 2 of 2 counts 3 times, should 1"),
+                                           ((0, 3), "another-loss", "term 1 of 2 is missing"),
+                                           ((-1, 1), "sign-flipped", "term 1 of 2 has the wrong sign")):
+        report = dn.verify(counting(first, second), "cal_dpo", beta=0.1)
+        assert report.mistakes == (mistake,) and said(report).startswith(says)
 
 
 def test_two_mistakes_at_once():
@@ -414,6 +420,21 @@ def test_what_changes_nothing_is_ignored():
     report = dn.verify(alone, "dpo", beta=0.1)
     assert report.mistakes == ("reference-ignored",)
     assert said(report).startswith("the reference is ignored: another changes nothing")
+
+
+def test_what_changes_nothing_is_ignored_at_other_seams():
+    def of_tokens(logps, advantages, mask):
+        return (np.where(mask, logps, 0).sum(1) ** 2).mean()
+
+    assert said(dn.verify(of_tokens, "reinforce", seam="token")).startswith("the advantage is ignored")
+    k1 = dn.verify(lambda logps, ref_logps: logps**2, "k1", seam="token")
+    assert said(k1).startswith("the reference is ignored")
+
+    def of_batch(logits, reference_logits, labels):
+        z = np.subtract(*np.split(0.1 * sequence.logp(logits, labels)[0], 2))
+        return (np.logaddexp(0, -z) ** 2).mean()
+
+    assert said(dn.verify(of_batch, "dpo", seam="batch", beta=0.1)).startswith("the reference is ignored")
 
 
 def test_which_tokens_count_is_seen_in_the_gradient():
@@ -521,10 +542,15 @@ def test_masks_of_floats_and_advantages_of_tokens():
 def test_of_sorted_rows_the_mean_is_judged():
     loss = dn.LOSSES["aot"](beta=0.1)
 
-    def rows(pc, pr, rc, rr):
-        return np.sort(loss(np.stack([pc, pr], -1), np.stack([rc, rr], -1))[0])
+    def sorted_rows(times):
+        def theirs(pc, pr, rc, rr):
+            value, grad = loss(np.stack([pc, pr], -1), np.stack([rc, rr], -1))
+            return np.sort(value), *times(grad).T
+        return theirs
 
-    assert dn.verify(rows, "aot", beta=0.1, gradient="none").agrees
+    assert dn.verify(sorted_rows(lambda grad: grad), "aot", beta=0.1).agrees  # the gradient of the sum of the rows
+    of_mean = dn.verify(sorted_rows(lambda grad: grad / len(grad)), "aot", beta=0.1)
+    assert of_mean.mistakes[0] == "wrong-gradient"
 
 
 def test_what_is_set_stays():
@@ -573,6 +599,17 @@ def test_identify_at_the_other_seams():
         return sequence.logp(logits, labels)[0] / np.maximum((labels[:, 1:] != -100).sum(1), 1)
 
     assert str(dn.identify(averaged, "logp", seam="sequence")) == "mean_logp()"
+
+
+def test_identify_where_masks_are_floats():
+    def of_floats(logits, tokens, mask):
+        log_p = logits[:, :-1] - np.logaddexp.reduce(logits[:, :-1], axis=-1)[..., None]
+        kept = -np.negative(mask[:, 1:])  # NumPy has no negative of booleans
+        return (kept * np.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]).sum(1)
+
+    assert str(dn.identify(of_floats, seam="sequence")) == "logp()"
+    with pytest.raises(ValueError, match="nothing to go by: it raises TypeError"):
+        dn.identify(lambda logits, tokens, mask: -mask.astype(bool), seam="sequence")
 
 
 @pytest.mark.slow
@@ -719,7 +756,8 @@ def test_the_help_has_every_seams_signature(capsys):
         assert all(part.strip() in out for part in seam.signature.split(";"))
 
 
-def test_the_fixture(tmp_path):
+def test_the_fixture(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # an installed package brings the plugin a second time
     path = tmp_path / "test_mine.py"
     path.write_text("from dpo_numpy.conformance.examples.pair import dpo\n"
                     "def test_right(conforms):\n    conforms(dpo, 'dpo', beta=0.1)\n"

@@ -36,21 +36,8 @@ from .seams import (
     outputs_of,
     usual,
 )
-from .sequences import (
-    EOS,
-    SEQUENCE,
-    VOCAB,
-    Scored,
-    Tokens,
-    draw_tokens,
-    following,
-    handed,
-    in_logits,
-    nan_goes_through,
-    readings_of,
-    role,
-    truly,
-)
+from .sequence_mistakes import EOS, Scored, following, readings_of, truly
+from .sequences import SEQUENCE, VOCAB, Tokens, draw_tokens, handed, in_logits, nan_goes_through, role
 from .symptoms import lost_digits
 
 __all__ = ["BATCH"]

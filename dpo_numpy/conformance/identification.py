@@ -13,7 +13,7 @@ from .frameworks import Converters
 from .judging import explain, fitting, verdicts
 from .seams import Evidence, Problem, Question, Seam
 from .settings import settings_of
-from .verification import SEAMS, ask, one_of
+from .verification import SEAMS, ask, one_of, suited
 
 __all__ = ["Identification", "identify"]
 
@@ -97,6 +97,7 @@ def identify(
         for settings in _settings(there.losses()[name], hyper):
             try:
                 question = ask(theirs, name, seam, framework, dtype, device, gradient, layout, settings)
+                question, _ = suited(there, question)
                 found.append(_candidate(there, question))
             except (ValueError, Problem) as error:
                 problem = problem or str(error)

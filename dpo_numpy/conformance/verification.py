@@ -73,14 +73,11 @@ def verify(
         loss, hyper = translate(profile, loss, hyper)
     question = ask(theirs, loss, seam, framework, dtype, device, gradient, layout, hyper)
     there, taken = SEAMS[seam], set(question.call.arrays.values())
-    first = []
-    if (problem := _refused(there, question)) and taken & {"mask", "attention_mask"}:
-        floats = question._replace(masks="floats")
-        if not _refused(there, floats):
-            first = [Line("masks of 0. and 1.", OK, 0.0, f"with booleans, {problem}")]
-            question, problem = floats, None
-    hint = ""
-    if problem and "advantages" in taken and not _refused(there, question._replace(advantages="tokens")):
+    question, problem = suited(there, question)
+    first, hint = [], ""
+    if question.masks == "floats":
+        first = [Line("masks of 0. and 1.", OK, 0.0, f"with booleans, {problem}")]
+    elif problem and "advantages" in taken and not _refused(there, question._replace(advantages="tokens")):
         hint = "; given advantages (B, T), one a token, it runs: if it takes them so, say so in an adaptor"
     try:
         lines = judge(there, question)
@@ -88,6 +85,16 @@ def verify(
         return Report(question, seam, [], f"{error}{hint}", strict, error.mistake)
     lines = [line._replace(says=f"{line.says}{hint}") if line.test == "ordinary" else line for line in lines]
     return Report(question, seam, [*first, *lines], "", strict)
+
+
+def suited(seam: Seam, question: Question) -> tuple[Question, Problem | None]:
+    """With masks of 0. and 1. where it runs on those alone; and what it made of the question as it came"""
+    problem = _refused(seam, question)
+    if problem and {"mask", "attention_mask"} & set(question.call.arrays.values()):
+        floats = question._replace(masks="floats")
+        if not _refused(seam, floats):
+            return floats, problem
+    return question, problem
 
 
 def _refused(seam: Seam, question: Question) -> Problem | None:
