@@ -26,7 +26,7 @@ class Forced:
 
 
 def groups(p, size):
-    """Every group of `size` draws from p: outcomes, their probability, and the numbers that make a generator draw them"""
+    """Every group of `size` draws from p: outcomes, probability, and the numbers that make a generator draw them"""
     between = np.cumsum(p) - p / 2
     for outcome in itertools.product(range(len(p)), repeat=size):
         at = np.array(outcome)
