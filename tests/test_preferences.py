@@ -332,7 +332,8 @@ def test_with_reference_tells_logp_unless_told_what_to_tell_and_keeps_the_rest()
     only = batch.with_reference(policy, params, "kl")
     assert sorted(only.responses.facts) == []
     assert only.responses.reference.policy is policy
-    with message("no reading is called 'logps'; expected one of logp, full_logp, token_logp, token_entropy, kl"):
+    with message("no reading is called 'logps'; expected one of logp, full_logp, token_logp, token_entropy, "
+                 "token_value, reward, kl"):
         batch.with_reference(policy, params, "logps")
 
 
