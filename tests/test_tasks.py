@@ -36,9 +36,9 @@ def test_brackets_of_every_string(most, depth):
 
 def test_a_sum_has_one_right_answer():
     task = modular_sums(4)
-    assert task.prompts == [list(pair) for pair in itertools.product(range(1, 5), repeat=2)]
-    for a, b in task.prompts:
-        every = enumerate_responses(NGram(5), [a, b], task.max_length)
+    assert task.prompts == [[*pair, 5] for pair in itertools.product(range(1, 5), repeat=2)]
+    for a, b, equals in task.prompts:
+        every = enumerate_responses(NGram(6), [a, b, equals], task.max_length)
         reward = task.reward(every)
         assert reward.sum() == 1
         row = int(np.argmax(reward))
@@ -46,7 +46,8 @@ def test_a_sum_has_one_right_answer():
 
 
 def test_what_did_not_end_is_wrong():
-    assert modular_sums(2).reward(pad([([1, 1], [1, 1]), ([1, 1], [1]), ([1, 1], [1, 0])])).tolist() == [0.0, 0.0, 1.0]
+    said = pad([([1, 1, 3], [1, 1]), ([1, 1, 3], [1]), ([1, 1, 3], [1, 0])])
+    assert modular_sums(2).reward(said).tolist() == [0.0, 0.0, 1.0]
     assert brackets(2).reward(pad([([1], [0]), ([1], [2]), ([1], [2, 0])])).tolist() == [0.0, 0.0, 1.0]
 
 

@@ -43,17 +43,18 @@ def brackets(most: int, depth: int = 1) -> Task:
 
 
 def modular_sums(modulus: int) -> Task:
-    """(a + b) mod m, for all a and b: a prompt of two digits, a response of one digit and the end
+    """a b = (a + b) mod m, for all a and b: a prompt of two digits and "=", a response of one digit and the end
 
-    Digits 0 to m - 1 are tokens 1 to m, 0 ends the response; a policy of vocab m + 1 that sees two tokens back, such as
-    `NGram(vocab=m + 1, order=3)`. Of a uniform policy 1 in (m + 1)² answers is right.
+    Digits 0 to m - 1 are tokens 1 to m, "=" is m + 1, 0 ends the response; a policy of vocab m + 2 that sees three
+    tokens back, such as `NGram(vocab=m + 2, order=4)`. Of a uniform policy 1 in (m + 2)² answers is right.
 
     Raises `ValueError` on a modulus below 2.
 
     >>> from dpo_numpy.preferences import pad
     >>> task = modular_sums(3)
-    >>> task.prompts[5], task.reward(pad([([2, 3], [1, 0]), ([2, 3], [2, 0]), ([2, 3], [1])])).tolist()
-    ([2, 3], [1.0, 0.0, 0.0])
+    >>> prompt = task.prompts[5]
+    >>> prompt, task.reward(pad([(prompt, [1, 0]), (prompt, [2, 0]), (prompt, [1])])).tolist()
+    ([2, 3, 4], [1.0, 0.0, 0.0])
     """
     if modulus < 2:
         raise ValueError(f"modulus is {modulus}; expected at least 2")
@@ -62,7 +63,7 @@ def modular_sums(modulus: int) -> Task:
         return text[begin:] == [(text[0] + text[1] - 2) % modulus + 1, END]
 
     digits = range(1, modulus + 1)
-    return Task([[a, b] for a in digits for b in digits], _checked(right), 2)
+    return Task([[a, b, modulus + 1] for a in digits for b in digits], _checked(right), 2)
 
 
 def _checked(right: Callable[[list[int], int], bool]) -> Callable[[Responses], Array]:
