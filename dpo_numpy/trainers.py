@@ -169,9 +169,9 @@ def train_iterative_dpo(policy: Policy, params: Params, task: Task, optimizer: O
                         state: State | None = None) -> Iterator[OnlineStep]:
     """Rounds of DPO: sampled from the policy, labelled, `epochs` steps; what a round begins with is its reference
 
-    k rounds, each to its optimum, end at π* of β/k: `analytic.temperature.trust_region_beta`. Yuan et al. 2024
-    (self-rewarding), arXiv:2401.10020. Elsewhere: the first reference is kept (Xiong et al. 2023, arXiv:2312.11456),
-    `train_online_dpo` with many epochs.
+    k rounds, each to its optimum, end at π* of β/k: `analytic.temperature.trust_region_beta`. Pang et al. 2024,
+    arXiv:2404.19733, with another loss. Elsewhere: the first reference is kept (Xiong et al. 2023, arXiv:2312.11456),
+    which is `train_online_dpo` with many epochs.
     """
     loss = loss or LOSSES["dpo"]()
 
