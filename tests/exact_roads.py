@@ -323,15 +323,18 @@ def silent() -> Iterator[Row]:
 def deviation() -> Iterator[Row]:
     """Along the log-odds of success the policy gradient is p(1-p). GRPO's, in expectation over groups, is E √(k(G-k))
     √(G-1)/G^{3/2}, k ~ Bin(G, p), where ddof = 1 and ε → 0: as p → 0 the (G-1)/√G-fold, 2.47 for G = 8, and not the
-    1/√(p(1-p)) of large groups. Without a deviation it is (G-1)/G. Measured: all 2⁸ groups, ε = 10⁻⁹.
+    1/√(p(1-p)) of large groups. Without a deviation it is (G-1)/G, and 1 for RLOO. Measured: all 2⁸ groups, ε = 10⁻⁹.
     """
     G, r, arm = 8, np.array([1.0, 0.0]), bandit([[1.0, 0.0]]).responses
     k, choose = np.arange(G + 1), np.array([1, 8, 28, 56, 70, 56, 28, 8, 1])
     gain = {}
-    for p, scale in ((1e-4, "std"), (0.1, "std"), (0.5, "std"), (0.9, "std"), (0.1, "none")):
+    for p, scale in ((1e-4, "std"), (0.1, "std"), (0.5, "std"), (0.9, "std"), (0.1, "none"),
+                     (0.1, "rloo")):
         params, total = {"W": np.log([[p, 1 - p]])}, 0.0
         for chance, group in groups(Tabular(2), params, arm, r, G):
-            told = group.with_facts(advantage=dn.group_advantage(group.facts["reward"], scale=scale, eps=1e-9))
+            given = group.facts["reward"]
+            told = group.with_facts(advantage=dn.rloo_advantage(given) if scale == "rloo" else
+                                    dn.group_advantage(given, scale=scale, eps=1e-9))
             total -= chance * dn.value_and_grad(Tabular(2), params, told, SURROGATES["grpo"](beta=0.0))[1]["W"][0, 0]
         gain[p, scale] = total / (p * (1 - p))
     for p in (0.1, 0.5, 0.9):
@@ -341,6 +344,7 @@ def deviation() -> Iterator[Row]:
     yield Row("p = 0.0001: (G-1)/√G", 7 / np.sqrt(8), gain[1e-4, "std"], 1e-2)
     yield Row("p = 0.0001: 1/√(p(1-p))", 1 / np.sqrt(1e-4 * (1 - 1e-4)), gain[1e-4, "std"], 10, holds=False)
     yield Row("without a deviation, p = 0.1: (G-1)/G", 7 / 8, gain[0.1, "none"], 1e-12)
+    yield Row("RLOO, p = 0.1", 1, gain[0.1, "rloo"], 1e-12)
 
 
 @entry("Right or wrong: where DPO ends, and where whitened GRPO does")
@@ -399,8 +403,11 @@ def disjoint() -> Iterator[Row]:
     settled = optimum.boltzmann(ref, graph.settled_reward(r, counts(islands)), beta)
     apart_from = dpo(table, logits, islands, beta, 8.0, 600)
     yield Row("pairs: J* - J of DPO", lost(settled), lost(apart_from), 1e-10)
-    judged = optimum.boltzmann(ref, reward(table, zero, islands, 8.0, 600), beta)
-    yield Row("of a reward model, and the best policy for it", lost(settled), lost(judged), 1e-10)
+    rewards = reward(table, zero, islands, 8.0, 600)
+    yield Row("of a reward model, and the best policy for it", lost(settled),
+              lost(optimum.boltzmann(ref, rewards, beta)), 1e-10)
+    yield Row("its mean reward of 1, 2, 3, and of 4, 5, 6: the larger", 0,
+              abs(rewards.reshape(2, 3).mean(axis=1)).max(), 1e-12)
     u = np.log(apart_from / ref).reshape(2, 3).mean(axis=1)
     yield Row("mean log-ratio of 1, 2, 3 less that of 4, 5, 6", 0, u[0] - u[1], 1e-12)
     climbed = after(train_exact_gradient(table, logits, [r], beta, dn.sgd(4.0)), 1500)
@@ -445,7 +452,7 @@ def never() -> Iterator[Row]:
 
 # ---- policy gradients, as published
 
-@entry("KL in the loss or in the reward, k1, k2, k3, a deviation: as many optima")
+@entry("Where the KL stands, its estimator and a deviation decide on the optimum")
 def penalties() -> Iterator[Row]:
     """GRPO in expectation, large groups, β = 0.5, four responses. k2 in the loss and k1 in the reward have π*. k3 in
     the loss has the gradient of KL(π_ref || π), and the optimum π_ref β/(λ - r); k1 in the loss has none: the end is
@@ -579,7 +586,8 @@ def estimation() -> Iterator[Row]:
 def rest() -> Iterator[Row]:
     """With the penalty in the reward, r - β log π/π_ref is the same for all responses at π*, and so is the advantage of
     every one, 0; DPO on labels by σ(Δr) has no gradient there on any pair. So constant steps and a few samples each end
-    at π* itself, and not around it. Three responses, β = 0.5, the largest distance of probabilities from π*.
+    at π* itself, and not around it. RLOO on a reward model of noisy pairs ends where DPO on these pairs does. Three
+    responses, β = 0.5, the largest distance of probabilities from π*.
     """
     beta, r, ref = 0.5, np.array([0.5, 0.0, -0.5]), np.array([0.3, 0.3, 0.4])
     table, task, logits = Tabular(3), bandit([r]).task(), {"W": np.log([ref])}
@@ -604,6 +612,12 @@ def rest() -> Iterator[Row]:
         ("RSO, 24 responses kept", dn.train_rso(table, logits, task, dn.sgd(16.0), rng(), beta=beta, keep=24)),
     ):
         yield Row(name, 0, off(steps, 300), 1e-10)
+    pairs = bandit([r]).sample(60, rng(), flip=0.25)
+    learned = after(dn.train_reward_model(table, flat, repeat(pairs), dn.sgd(4.0)), 400)
+    judged = dn.Task(task.prompts, dn.reward_model(table, learned))
+    yield Row("60 pairs, a quarter flipped, a reward model, RLOO: from DPO on the pairs", 0, off(
+        dn.train_rloo(table, logits, judged, dn.sgd(2.0), rng(), beta=beta), 300,
+        dpo(table, logits, pairs, beta, 4.0, 400)), 1e-10)
     twice = dn.train_iterative_dpo(table, logits, task, dn.sgd(16.0), rng(), group=12, loss=DPO(beta=beta), epochs=300)
     yield Row("iterative DPO, two rounds of 300 steps, from π* of β/2", 0,
               off(twice, 600, optimum.boltzmann(ref, r, beta / 2)), 1e-10)
