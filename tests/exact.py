@@ -78,10 +78,15 @@ def labelled(row: Row) -> str:
 
 def page() -> str:
     import exact_models
+    import exact_roads
     import exact_tables
 
     parts = [HEAD]
-    chapters = (exact_tables, "Tables: one logit a response"), (exact_models, "Strings, and what is shared")
+    chapters = (
+        (exact_tables, "Tables: one logit a response"),
+        (exact_models, "Strings, and what is shared"),
+        (exact_roads, "Roads: reward models, policy gradients, and when each wins"),
+    )
     for module, heading in chapters:
         parts.append(f"\n## {heading}\n")
         for found in (found for found in ENTRIES.values() if found.rows.__module__ == module.__name__):

@@ -2,6 +2,7 @@
 
 import exact
 import exact_models  # noqa: F401 - fills ENTRIES
+import exact_roads  # noqa: F401
 import exact_tables  # noqa: F401
 import pytest
 from exact import ENTRIES, Row
