@@ -130,8 +130,9 @@ def train_grpo(policy: Policy, params: Params, task: Task, optimizer: Optimizer,
     beta   of a penalty in the reward, r - β log π/π_ref(y|x), in place of one in the loss
 
     Only without a deviation, without 1/|y| and with the penalty in the reward (or k2 in the loss) is it of J, by the
-    factor (K-1)/K: `scale="none"` and `SURROGATES["dr_grpo"]`. The deviation makes β count for more where rewards
-    differ more, k3 makes it a KL(π_ref || π), and 1/|y| makes failures the cheaper the longer they are. Shao et al.
+    factor (K-1)/K: `scale="none"` and `SURROGATES["dr_grpo"]`. The deviation s makes βs of a β in the loss, and leaves
+    one in the reward what it is: π* stays at rest. k3 in the loss is a KL(π_ref || π), and 1/|y| makes failures the
+    cheaper the longer they are. Each is shown in docs/exact.md. Shao et al.
     2024, arXiv:2402.03300, algorithm 1 with μ = `epochs`.
     """
     loss = loss or SURROGATES["grpo"]()

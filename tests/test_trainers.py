@@ -33,10 +33,10 @@ def expected(train, size, **options):
     return total
 
 
-def ppo(policy, params, task, optimizer, rng, *, critic_params=None, **options):
+def ppo(policy, params, task, optimizer, rng, *, critic_params=None, critic_optimizer=SGD, **options):
     """With a critic of the same kind"""
     critic_params = policy.init(np.random.default_rng(5)) if critic_params is None else critic_params
-    return dn.train_ppo(policy, params, policy, critic_params, task, optimizer, SGD, rng, **options)
+    return dn.train_ppo(policy, params, policy, critic_params, task, optimizer, critic_optimizer, rng, **options)
 
 
 # ---- which way a step goes on average
@@ -210,6 +210,15 @@ def test_a_reward_model_of_a_table_is_the_maximum_likelihood():
     np.testing.assert_allclose(probabilities(by_dpo.params)[0], of_model, atol=1e-9)
 
 
+def test_a_reward_models_sum_may_be_held():
+    """The gradient is that of the loss with that coefficient."""
+    pairs, params = bandit(REWARD[None]).population(), {"W": np.array([[1.0, 2.0, 3.0]])}
+    step = next(dn.train_reward_model(TABLE, params, [pairs], SGD, center=0.2))
+    value, grad = dn.value_and_grad(TABLE, params, pairs, dn.LOSSES["bt_rm"](center=0.2))
+    assert step.value == value > dn.value_and_grad(TABLE, params, pairs, dn.LOSSES["bt_rm"]())[0] + 1
+    np.testing.assert_array_equal(step.grad["W"], grad["W"])
+
+
 def test_a_reward_model_of_rankings_is_plackett_luce():
     ranking = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1], [0, 2, 1]])
     batch = Preferences(bandit(REWARD[None]).responses, ranking)
@@ -274,14 +283,14 @@ def test_a_transformer_in_its_dtype(name, dtype):
 @pytest.mark.parametrize("name", ONLINE)
 def test_it_goes_on_from_a_rollout_as_if_never_stopped(name):
     optimizer = dn.adam(lr=0.05)
+    more = {} if name == "iterative_dpo" else {"reference": START}
+    more |= {"critic_optimizer": optimizer} if name == "ppo" else {}
 
     def steps(rng, params=START, **more):
         return ONLINE[name](TABLE, params, TASK, optimizer, rng, **small(name), **more)
 
-    whole = list(islice(steps(np.random.default_rng(7), reference=START), 6)) if name != "iterative_dpo" else list(
-        islice(steps(np.random.default_rng(7)), 6))
+    whole = list(islice(steps(np.random.default_rng(7), **more), 6))
     rng = np.random.default_rng(7)
-    more = {} if name == "iterative_dpo" else {"reference": START}
     half = list(islice(steps(rng, **more), 4))[-1]
     if name == "ppo":
         more |= {"critic_params": half.critic_params, "critic_state": half.critic_state}
@@ -289,6 +298,8 @@ def test_it_goes_on_from_a_rollout_as_if_never_stopped(name):
     for one, other in zip(whole[4:], rest, strict=True):
         np.testing.assert_array_equal(one.params["W"], other.params["W"])
         assert one.value == other.value
+        if name == "ppo":
+            np.testing.assert_array_equal(one.critic_params["W"], other.critic_params["W"])
 
 
 @pytest.mark.parametrize("name", sorted(set(OWN) - {"iterative_dpo", "rso"}))
@@ -302,6 +313,49 @@ def test_the_reference_is_frozen(name):
     given["W"] += [[5.0, 0.0, 0.0]]
     for one, other in islice(zip(steps, again, strict=True), 3):
         np.testing.assert_array_equal(one.params["W"], other.params["W"])
+
+
+def test_two_steps_of_ppo_spelled_out():
+    """Rewards by token, values, advantages, returns and both losses of a rollout of strings, in loops"""
+    policy, beta, gamma, lam, lr = NGram(3), 0.3, 0.9, 0.6, 0.5
+    params, reference, critic = (policy.init(np.random.default_rng(seed)) for seed in range(3))
+    task = Task([[0]], lambda responses: responses.length**0.5, max_length=6)
+    first, second = islice(dn.train_ppo(policy, params, policy, critic, task, dn.sgd(lr), dn.sgd(lr),
+                                        np.random.default_rng(0), group=5, beta=beta, gamma=gamma, lam=lam, epochs=2,
+                                        reference=reference), 2)
+    said = first.rollout.responses
+
+    def logp(params, before, token):
+        return params["W"][before, token] - np.log(np.exp(params["W"][before]).sum())
+
+    steps, count = [], said.mask.sum()  # (context, token, A, R, V) of each token of each response
+    for tokens, mask in zip(said.tokens, said.mask, strict=True):
+        where = [(int(tokens[t - 1]), int(tokens[t])) for t in np.flatnonzero(mask)]
+        paid = [-beta * (logp(params, *at) - logp(reference, *at)) for at in where]
+        paid[-1] += len(where)**0.5
+        value = [critic["W"][before].mean() for before, _ in where]
+        error = [r + gamma * ahead - v for r, ahead, v in zip(paid, [*value[1:], 0], value, strict=True)]
+        for t, at in enumerate(where):
+            advantage = sum((gamma * lam)**(u - t) * error[u] for u in range(t, len(where)))
+            steps.append((*at, advantage, advantage + value[t], value[t]))
+    for step, now, judge in ((first, params, critic), (second, first.params, first.critic_params)):
+        loss, of_values, dW, dV = 0.0, 0.0, np.zeros((3, 3)), np.zeros((3, 3))
+        for before, token, advantage, target, old in steps:
+            ratio = np.exp(logp(now, before, token) - logp(params, before, token))
+            loss -= min(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage) / count
+            if not (ratio >= 1.2 if advantage >= 0 else ratio <= 0.8):
+                p = np.exp(now["W"][before]) / np.exp(now["W"][before]).sum()
+                dW[before] -= ratio * advantage * (np.eye(3)[token] - p) / count
+            value = judge["W"][before].mean()
+            held = old + np.clip(value - old, -0.2, 0.2)
+            of_values += max((value - target)**2, (held - target)**2) / 2 / count
+            if abs(value - old) <= 0.2 or (held - target)**2 < (value - target)**2:
+                dV[before] += (value - target) / 3 / count
+        assert step.value == pytest.approx(loss, rel=1e-12)
+        assert step.critic_value == pytest.approx(of_values, rel=1e-12)
+        np.testing.assert_allclose(step.params["W"], now["W"] - lr * dW, rtol=1e-12)
+        np.testing.assert_allclose(step.critic_params["W"], judge["W"] - lr * dV, rtol=1e-12)
+    assert abs(second.critic_params["W"] - first.critic_params["W"]).max() > 0.01
 
 
 def test_both_of_ppos_models_learn():
@@ -335,7 +389,7 @@ def test_ppos_losses_in_one_model():
 
 def test_sft_is_of_the_chosen_alone():
     policy = NGram(3)
-    pairs, alone = (dn.Preferences.of([[0], [0]], *columns) for columns in (
+    pairs, alone = (dn.Preferences.of([[0], [0]], *columns, weight=[0.7, 0.1]) for columns in (
         ([[1, 2, 0], [2, 0]], [[2, 0], [0]]), ([[1, 2, 0], [2, 0]],)))
     params = policy.init(np.random.default_rng(0))
     step = next(dn.train_sft(policy, params, [pairs], SGD))
