@@ -1,4 +1,4 @@
-"""What every test may use: `rng`, `data_dir`, and Hypothesis without a clock."""
+"""What every test may use: `rng`, `data_dir`, `sketched`, and Hypothesis without a clock."""
 
 import os
 import zlib
@@ -22,6 +22,24 @@ hypothesis.settings.load_profile("dpo-numpy")
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name, parameters included, and on nothing else."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def rendered() -> None:
+    """Asks for true pictures where `sketched` would leave them out."""
+
+
+@pytest.fixture
+def sketched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are put together and not rendered, unless a test is slow or asks for `rendered`.
+
+    Of a training of a few steps the rendering takes nine tenths.
+    """
+    if "rendered" in request.fixturenames or request.node.get_closest_marker("slow"):
+        return
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"a picture"))
 
 
 @pytest.fixture(scope="session")
