@@ -1,5 +1,6 @@
 """What every test may use: `rng`, `data_dir`, `sketched`, and Hypothesis without a clock."""
 
+import gc
 import os
 import zlib
 from pathlib import Path
@@ -16,6 +17,12 @@ os.environ["MPLBACKEND"] = "Agg"  # before Matplotlib is imported, here and in e
 # A deadline would measure the machine. CI says the same of a commit each time; elsewhere new examples are welcome.
 hypothesis.settings.register_profile("dpo-numpy", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("dpo-numpy")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests were made, and stay: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
