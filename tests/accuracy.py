@@ -19,7 +19,7 @@ from dpo_numpy.losses import LOSSES
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 OPENING = """# Accuracy
 
-The largest error of value or gradient of each loss against the papers' formulas in `mpmath`, whose precision doubles
+The largest error of value or gradient of each loss against the papers' formulas in `mpmath`, whose precision grows
 until it no longer matters (`tests/oracle.py`). Hyper-parameters are drawn anew for each batch, conventions among them;
 numbers are ordinary, at policy = reference, with margins up to 1e4, log-probs from -1e5 to -1e-300 and exactly 0, tied;
 lengths from 1 to 1e5: {batches} batches of 4 comparisons of each kind, in float64 and in float32.

@@ -1,5 +1,6 @@
-"""What every test may use: `rng`, `data_dir`, and Hypothesis without a clock."""
+"""What every test may use: `rng`, `data_dir`, `sketched`, and Hypothesis without a clock."""
 
+import gc
 import os
 import zlib
 from pathlib import Path
@@ -18,10 +19,34 @@ hypothesis.settings.register_profile("dpo-numpy", deadline=None, derandomize="CI
 hypothesis.settings.load_profile("dpo-numpy")
 
 
+def pytest_collection_finish() -> None:
+    """Thousands of tests were made, and stay: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name, parameters included, and on nothing else."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def rendered() -> None:
+    """Asks for true pictures where `sketched` would leave them out."""
+
+
+@pytest.fixture
+def sketched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are put together and not rendered, unless a test is slow or asks for `rendered`.
+
+    Of a training of a few steps the rendering takes nine tenths.
+    """
+    if "rendered" in request.fixturenames or request.node.get_closest_marker("slow"):
+        return
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"a picture"))
 
 
 @pytest.fixture(scope="session")

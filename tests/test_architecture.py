@@ -8,7 +8,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -46,32 +47,32 @@ class Import(NamedTuple):
     line: int
 
 
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+@cache
+def imports(source: str, module: str, is_package: bool = False) -> list[Import]:
     """Every import in the source of `module`; those in functions or for type checkers are not carried out at import."""
     parents = module.split(".") if is_package else module.split(".")[:-1]
+    found = []
 
-    def visit(node: ast.AST, at_import: bool) -> Iterator[Import]:
-        match node:
-            case ast.Import(names=names):
-                for alias in names:
-                    yield Import(alias.name, at_import, node.lineno)
-            case ast.ImportFrom(module=base, names=names, level=level):
-                prefix = [*parents[: len(parents) + 1 - level], *filter(None, [base])] if level else [base]
-                for alias in names:
-                    yield Import(".".join([*prefix, alias.name]), at_import, node.lineno)
-            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(str(target)), *_]):
-                if name in ("import_module", "__import__") and not target.startswith("."):
-                    yield Import(target, at_import, node.lineno)
+    def visit(node: ast.AST, at_import: bool) -> None:
         later: list[ast.AST] = []
         match node:
+            case ast.Import(names=names):
+                found.extend(Import(alias.name, at_import, node.lineno) for alias in names)
+            case ast.ImportFrom(module=base, names=names, level=level):
+                prefix = [*parents[: len(parents) + 1 - level], *filter(None, [base])] if level else [base]
+                found.extend(Import(".".join([*prefix, alias.name]), at_import, node.lineno) for alias in names)
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(str(target)), *_]):
+                if name in ("import_module", "__import__") and not target.startswith("."):
+                    found.append(Import(target, at_import, node.lineno))
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 later = [*ast.iter_child_nodes(node)]
             case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"), body=body):
                 later = [*body]
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, at_import and child not in later)
+            visit(child, at_import and child not in later)
 
-    yield from visit(ast.parse(source), at_import=True)
+    visit(ast.parse(source), at_import=True)
+    return found
 
 
 class Rule(NamedTuple):
@@ -287,8 +288,11 @@ def test_the_test_rule_can_pass(module: str, tests: dict[str, str]) -> None:
 
 def global_randomness(source: str) -> list[str]:
     """Uses of NumPy's global generator, its seeding included; classes and default_rng make a Generator of one's own."""
+    if not re.search(r"\brandom\b(?!\.(default_rng|Generator)\b)", source):
+        return []  # nothing else is called random: no need to parse it
     used = [(found.line, found.name) for found in imports(source, "")]
-    used += [(n.lineno, ast.unparse(n)) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)]
+    used += [(n.lineno, ast.unparse(n)) for n in ast.walk(ast.parse(source))
+             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Attribute) and n.value.attr == "random"]
     forbidden = re.compile(r"(np|numpy)\.random\.(RandomState|(?!default_rng\b)[a-z]\w*)")
     return [f"{line}: {name}" for line, name in used if forbidden.fullmatch(name)]
 

@@ -7,6 +7,8 @@ from test_cli_train import WRITTEN, labelled, log, pairs, train
 
 from dpo_numpy.cli import models
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 @pytest.fixture
 def out(tmp_path):

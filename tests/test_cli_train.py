@@ -16,6 +16,8 @@ from dpo_numpy.cli.train import prepare, split
 from dpo_numpy.gradient import read
 from dpo_numpy.losses import LOSSES
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 PROMPTS = (
     "my order is late",
     "the parcel is broken",
@@ -85,7 +87,7 @@ def out(tmp_path):
 
 # ---- it trains
 
-def test_one_command_trains_and_writes_everything(tmp_path, out, capsys):
+def test_one_command_trains_and_writes_everything(tmp_path, out, capsys, rendered):
     assert train(pairs(tmp_path), out, "--max_steps", 60) == 0
     said, lines = capsys.readouterr().out, log(out)
     assert {path.name for path in out.iterdir()} == WRITTEN
@@ -186,7 +188,7 @@ def test_the_weights_of_wpo_are_those_of_the_current_policy(tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["kto", "sft", "sft_mean"])
-def test_labelled_completions_train(loss, tmp_path, out, capsys):
+def test_labelled_completions_train(loss, tmp_path, out, capsys, rendered):
     assert train(labelled(tmp_path), out, "--loss", loss, "--eval_fraction", 0.4, "--max_steps", 40) == 0
     lines, said = log(out), capsys.readouterr().out
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -219,7 +221,7 @@ def test_the_reference_point_of_kto_is_that_of_the_current_policy(tmp_path):
     assert all(z0 == pytest.approx(max(0.0, mean)) for z0, mean in found)
 
 
-def test_a_table_says_what_it_cannot_say(tmp_path, out, capsys):
+def test_a_table_says_what_it_cannot_say(tmp_path, out, capsys, rendered):
     assert train(pairs(tmp_path), out, "--model", "tabular", "--learning_rate", 0.1, "--max_steps", 50) == 0
     said = capsys.readouterr().out
     assert "a table can say nothing about held-out prompts" in said
@@ -402,7 +404,7 @@ def test_a_step_too_long_stops_with_a_sentence_and_keeps_the_last_good_checkpoin
     assert all(np.isfinite(line["loss"]) for line in log(out))
 
 
-def test_one_group_is_trained_on_and_nothing_held_out(tmp_path, out, capsys):
+def test_one_group_is_trained_on_and_nothing_held_out(tmp_path, out, capsys, rendered):
     path = tmp_path / "one.jsonl"
     path.write_text(
         "".join(json.dumps({"prompt": "p", "chosen": a, "rejected": b}) + "\n" for a in CHOSEN for b in REJECTED)

@@ -75,36 +75,47 @@ def units(name, hyper, read, facts, above=4.0):
     largest = max(float(abs(x).max(initial=1)) for x in (*read.values(), facts.get("ref_logp", np.ones(1))))
     pairs = [(value[b], exact_value[b], b) for b in range(len(value))]
     pairs += [(grad[where[1]][where[0], *where[2:]], x, where) for where, x in exact_grad.items()]
+    moves = Moves(name, hyper, rows)
+    asked = f"{name}{hyper} at {rows}"
     found = []
     for ours, exact, where in pairs:
         shown = mpmath.nstr(exact, 20) if not exact or 1e-300 < abs(exact) < 1e300 else "a number beyond floats"
-        says = f"{where} is {ours!r}; expected {shown}, {name}{hyper} at {rows}"
+        says = f"{where} is {ours!r}; expected {shown}, {asked}"
         # a mean's slope is divided by the length at last, and a float before that
         infinite = abs(exact) > limits.max * (1 - 1e-3) / np.max(facts.get("length", 1))
         if np.isinf(ours) and infinite and ours * float(mpmath.sign(exact)) > 0:
             found.append((0.0, says))
         elif not np.isfinite(ours) or abs(exact) > limits.max:
             # right only if the digits that the inputs do not have decide
-            found.append((0.0 if not np.isnan(ours) and moves(name, hyper, rows, where) > limits.max else np.inf, says))
+            found.append((0.0 if not np.isnan(ours) and moves.of(where) > limits.max else np.inf, says))
         else:
             error = abs(oracle.number(ours) - exact)
             tiny = abs(exact) < limits.smallest_normal
             unit = max(mpf(float(np.spacing(abs(dtype(exact))))), mpf(float(floor * (largest if tiny else 1))))
             if error > above * unit:  # seldom; the moves take a while
-                unit = max(unit, moves(name, hyper, rows, where) + of_terms(loss, read, facts, where))
+                unit = max(unit, moves.of(where) + of_terms(loss, read, facts, where))
                 if name in SUMS:
                     unit += mpf(float(limits.eps * SUMS[name](hyper)))
             found.append((float(error / unit), says))
     return found
 
 
-def moves(name, hyper, rows, where):
-    """How far one number moves with its inputs: looked for in its row alone, unless rows are coupled"""
-    b, *rest = where if isinstance(where, tuple) else (where,)
-    coupled = hasattr(oracle.FORMULAS[name], "coupled")
-    start = 0 if coupled else b
-    values, grads = oracle.moves(name, hyper, rows if coupled else rows[b:b + 1])
-    return grads[b - start, *rest] if rest else values[b - start]
+class Moves:
+    """How far a number moves with its inputs: looked for in its row alone, unless rows are coupled, and once a row"""
+
+    def __init__(self, name, hyper, rows):
+        self.name, self.hyper, self.rows = name, hyper, rows
+        self.coupled = hasattr(oracle.FORMULAS[name], "coupled")
+        self.found = {}
+
+    def of(self, where):
+        b, *rest = where if isinstance(where, tuple) else (where,)
+        start = 0 if self.coupled else b
+        if start not in self.found:
+            rows = self.rows if self.coupled else self.rows[b:b + 1]
+            self.found[start] = oracle.moves(self.name, self.hyper, rows)
+        values, grads = self.found[start]
+        return grads[b - start, *rest] if rest else values[b - start]
 
 
 def of_terms(loss, read, facts, where):
