@@ -42,7 +42,7 @@ def draw(lines: Sequence[Line], run: Loop, file: IO[bytes]) -> None:
         axis.set_xlabel("step")
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small", framealpha=0.7, edgecolor="none")
+            axis.legend(fontsize="small", framealpha=0.4, edgecolor="none")
     o, meta = run.options, run.model.meta
     hyper = ", ".join(f"{name}={value}" for name, value in o.hyperparameters.items())
     what = f"a {meta['order']}-gram of {meta.get('tokenizer', 'tokens')}" if meta["model"] == "ngram" else "a table"
@@ -195,5 +195,5 @@ def _gradient(axis: Any, lines: Sequence[Line], _: Loop) -> None:
 
 def _spread(axis: Any, lines: Sequence[Line], _: Loop) -> None:
     axis.plot(*_series(lines, "reward_std"), "-", lw=1, color="black", label="deviation of its rewards")
-    axis.plot(*_series(lines, "frac_reward_zero_std"), "-", lw=1, color=REJECTED, label="share of groups all alike")
+    axis.plot(*_series(lines, "frac_reward_zero_std"), ".", ms=3, color=REJECTED, label="share of groups all alike")
     axis.set(title="a group of samples")
