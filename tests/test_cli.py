@@ -33,7 +33,7 @@ def test_help_is_help(words, capsys):
 @pytest.mark.parametrize(("words", "sentence"), [
     ([], "required: COMMAND"),
     (["trian"], "invalid choice: 'trian'"),
-    (["train"], "required: FILE"),
+    (["train"], "takes either FILE or --world NAME"),
     (["train", "x", "--max_step", "3"], "unrecognized arguments: --max_step 3"),
     (["train", "x", "--max_steps", "three"], "invalid int value: 'three'"),
 ])

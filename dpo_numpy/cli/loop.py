@@ -1,4 +1,4 @@
-"""The training loop of `train`: batches that can be taken up again, a line of metrics a step, checkpoints."""
+"""The training loop of `train`: a line of metrics a step, checkpoints, batches that can be taken up again."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from ..estimates import bco_shift, kl_baseline, wpo_weight
 from ..gradient import read, value_and_grad
 from ..losses import Loss
 from ..metrics import preference_metrics
-from ..optim import Optimizer, State, global_norm
+from ..optim import Optimizer, global_norm
 from ..policy import Params
 from ..preferences import Preferences
 from ..training import train
-from .models import Problem
+from .models import Model, Problem
 from .options import Options, make_loss
 from .run_folder import Log, RunFolder
 
-__all__ = ["Run", "told"]
+__all__ = ["Loop", "Run", "made", "part", "told"]
 
 Array = NDArray[Any]
+Done = tuple[dict[str, Array], dict[str, Any]]
 Batch = Preferences | Callable[[Params], Preferences]
 
 
 class Watched(Loss):
-    """A loss that remembers what it last read: the log-probs that a step computes anyway."""
+    """A loss that remembers what it last read: the log-probs, or rewards, that a step computes anyway."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(loss.name, loss.terms)
-        self.logp = np.zeros((0, 0))
+        self.read = np.zeros((0, 0))
 
     def __call__(
         self,
@@ -46,7 +47,8 @@ class Watched(Loss):
         **facts: ArrayLike,
     ) -> tuple[Array, Any]:
         if isinstance(logp, Mapping):
-            self.logp = np.asarray(logp["logp"] if "logp" in logp else np.asarray(logp["token_logp"]).sum(axis=-1))
+            whole = next((logp[name] for name in ("logp", "reward") if name in logp), None)
+            self.read = np.asarray(np.asarray(logp["token_logp"]).sum(axis=-1) if whole is None else whole)
         return super().__call__(logp, ref_logp, length, weight, **facts)
 
 
@@ -79,67 +81,122 @@ class Batches:
             self.began, self.taken = self.rng.bit_generator.state, 0
 
 
-class Run:
-    """One training run: what it is made of, and the loop."""
+class Loop:
+    """One training run: what it is made of, and the loop, in which a method fills in the blanks."""
 
-    def __init__(self, problem: Problem, options: Options) -> None:
-        self.problem, self.options = problem, options
-        self.loss = Watched(make_loss(options))
-        self.beta = float(options.hyperparameters.get("beta", options.hyperparameters.get("tau", 1.0)))
-        self.optimizer = _optimizer(options)
+    params: Params
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self.model, self.options = model, options
+        self.optimizer = made(options, options.learning_rate)
+
+    def steps(self, folder: RunFolder, log: Log, save_seconds: float, done: Done | None) -> Iterator[dict[str, Any]]:
+        """The log's lines, one a step; `self.params` are then those after it."""
+        options = self.options
+        arrays, progress = done or ({}, {"step": 0})
+        self.params = part(arrays, "params/") or self.model.reference
+        number, last = progress["step"], options.max_steps or 0
+        saved = -np.inf  # the first checkpoint is as early as it can be
+        for step in islice(self.begin(arrays, progress), last - number):
+            number += 1
+            self.check(step, number)
+            line = {"step": number, **self.line(step, number), "grad_norm": global_norm(step.grad),
+                    "learning_rate": options.learning_rate}
+            self.params = step.params
+            if number % (options.eval_steps or 1) == 0 or number == last:
+                line |= self.evaluate(self.params)
+            log.append({key: x if np.isfinite(x) else None for key, x in line.items()})
+            if (time.monotonic() - saved >= save_seconds and self.resumable(number)) or number == last:
+                folder.save(self.kept(step), {"step": number, **self.position()}, log)
+                saved = time.monotonic()
+            yield line
+
+    # ---- the blanks
 
     def rehearse(self) -> None:
-        """One gradient of two rows: whatever the loss lacks shows before a folder is made."""
+        """Whatever is wrong with the options or the data shows before a folder is made."""
+        raise NotImplementedError
+
+    def begin(self, arrays: Mapping[str, Array], progress: Mapping[str, Any]) -> Iterator[Any]:
+        """Steps from `self.params` on, with what else a checkpoint holds"""
+        raise NotImplementedError
+
+    def line(self, step: Any, number: int) -> dict[str, Any]:
+        """What a step says of itself, before the gradient's norm"""
+        raise NotImplementedError
+
+    def evaluate(self, params: Params) -> dict[str, float]:
+        """Of the whole policy, under our names: these are not estimates, where they can be helped."""
+        whole = self.model.whole(params)
+        return {"kl/reference": whole.kl, "length/policy": whole.length,
+                **(self.model.exact.of(params) if self.model.exact else {})}
+
+    def check(self, step: Any, number: int) -> None:
+        if not np.isfinite(step.value) or _lost(step.params):
+            raise ValueError(f"training diverged at step {number}, the loss being {step.value:g}: "
+                             f"learning_rate {self.options.learning_rate:g} is too large; expected a smaller one")
+
+    def resumable(self, number: int) -> bool:
+        """Whether a checkpoint after this step would hold all that it takes"""
+        return True
+
+    def kept(self, step: Any) -> dict[str, Array]:
+        return {f"params/{name}": p for name, p in step.params.items()} | {
+            f"state/{name}": s for name, s in step.state.items()
+        }
+
+    def position(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def critic_params(self) -> Params:
+        return {}
+
+
+class Run(Loop):
+    """On given comparisons."""
+
+    def __init__(self, problem: Problem, options: Options) -> None:
+        super().__init__(problem, options)
+        self.problem = problem
+        self.loss = Watched(make_loss(options))
+        self.beta = float(options.hyperparameters.get("beta", options.hyperparameters.get("tau", 1.0)))
+
+    def rehearse(self) -> None:
         some = self.problem.train.slice(np.arange(min(2, len(self.problem.train))))
         value_and_grad(
             self.problem.policy, self.problem.reference, self._batch(some)(self.problem.reference), self.loss
         )
 
-    def steps(
-        self, folder: RunFolder, log: Log, save_seconds: float, done: tuple[dict[str, Array], dict[str, Any]] | None
-    ) -> Iterator[dict[str, Any]]:
-        """The log's lines, one a step; `self.params` are then those after it."""
+    def begin(self, arrays: Mapping[str, Array], progress: Mapping[str, Any]) -> Iterator[Any]:
         problem, options = self.problem, self.options
-        arrays, progress = done or ({}, {"step": 0, "batches": None})
-        self.params: Params = _part(arrays, "params/") or problem.reference
-        state: State | None = _part(arrays, "state/") or None
-        number, last, size = progress["step"], options.max_steps or 0, options.batch_size or len(problem.train)
-        batches = Batches(problem.train, size, np.random.default_rng([options.seed, 1]), progress["batches"])
-        saved = -np.inf  # the first checkpoint follows the first step
-        every = map(self._batch, islice(batches, last - number))
-        for step in train(problem.policy, self.params, every, self.loss, self.optimizer, state):
-            number += 1
-            if not np.isfinite(step.value) or any((np.isnan(p) | np.isposinf(p)).any() for p in step.params.values()):
-                raise ValueError(f"training diverged at step {number}, the loss being {step.value:g}: "
-                                 f"learning_rate {options.learning_rate:g} is too large; expected a smaller one")
-            line = {
-                "step": number,
-                "epoch": self._epoch(number),
-                "loss": step.value,
-                **self._metrics(batches.now),
-                "grad_norm": global_norm(step.grad),
-                "learning_rate": options.learning_rate,
-            }
-            self.params = step.params
-            if number % (options.eval_steps or 1) == 0 or number == last:
-                line |= self.evaluate(self.params)
-            log.append({key: x if np.isfinite(x) else None for key, x in line.items()})
-            if time.monotonic() - saved >= save_seconds or number == last:
-                kept = {f"params/{name}": p for name, p in step.params.items()} | {
-                    f"state/{name}": s for name, s in step.state.items()
-                }
-                folder.save(kept, {"step": number, "batches": batches.position}, log)
-                saved = time.monotonic()
-            yield line
+        size = options.batch_size or len(problem.train)
+        rng = np.random.default_rng([options.seed, 1])
+        self._batches = Batches(problem.train, size, rng, progress.get("batches"))
+        every = map(self._batch, self._batches)
+        return train(problem.policy, self.params, every, self.loss, self.optimizer, part(arrays, "state/") or None)
+
+    def line(self, step: Any, number: int) -> dict[str, Any]:
+        return {"epoch": self._epoch(number), "loss": step.value, **self._metrics(self._batches.now)}
+
+    def position(self) -> dict[str, Any]:
+        return {"batches": self._batches.position}
+
+    def score(self, params: Params, pairs: Preferences) -> Array:
+        """What ranks responses, (B, K): log π/π_ref, in nats"""
+        responses = pairs.responses
+        logp = read(self.problem.policy, params, responses, np.arange(len(responses)), ["logp"])[0]["logp"]
+        return np.asarray((logp.astype(float) - responses.facts["ref_logp"])[pairs.index])
 
     def evaluate(self, params: Params) -> dict[str, float]:
         """Of the held-out part, under TRL's names; of the whole policy, under ours."""
-        found: dict[str, float] = {}
-        if self.problem.held is not None:
-            value, _ = value_and_grad(self.problem.policy, params, self._batch(self.problem.held)(params), self.loss)
-            found = {"eval_loss": value, **{f"eval_{name}": x for name, x in self._metrics(self.problem.held).items()}}
-        whole = self.problem.whole(params)
-        return found | {"kl/reference": whole.kl, "length/policy": whole.length}
+        return self._held(params) | super().evaluate(params)
+
+    def _held(self, params: Params) -> dict[str, float]:
+        if self.problem.held is None:
+            return {}
+        value, _ = value_and_grad(self.problem.policy, params, self._batch(self.problem.held)(params), self.loss)
+        return {"eval_loss": value, **{f"eval_{name}": x for name, x in self._metrics(self.problem.held).items()}}
 
     def _epoch(self, step: int) -> float:
         n, size = len(self.problem.train), self.options.batch_size or len(self.problem.train)
@@ -147,7 +204,7 @@ class Run:
         return whole + more * size / n
 
     def _metrics(self, pairs: Preferences) -> dict[str, float]:
-        return measured(self.loss.logp, pairs, self.problem.length(pairs), self.beta)
+        return measured(self.loss.read, pairs, self.problem.length(pairs), self.beta)
 
     def _batch(self, pairs: Preferences) -> Callable[[Params], Preferences]:
         """The batch as the loss needs it, with the facts that the policy itself decides, under the current one."""
@@ -221,10 +278,14 @@ def measured(logp: Array, pairs: Preferences, length: Array, beta: float) -> dic
     return found
 
 
-def _optimizer(options: Options) -> Optimizer:
-    made: Optimizer = getattr(optim, options.optimizer)(options.learning_rate)
-    return made if options.max_grad_norm is None else optim.clip(made, options.max_grad_norm)
+def made(options: Options, rate: float) -> Optimizer:
+    optimizer: Optimizer = getattr(optim, options.optimizer)(rate)
+    return optimizer if options.max_grad_norm is None else optim.clip(optimizer, options.max_grad_norm)
 
 
-def _part(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+def part(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _lost(params: Params) -> bool:
+    return any(bool((np.isnan(p) | np.isposinf(p)).any()) for p in params.values())

@@ -1,4 +1,4 @@
-"""What `train` trains: an n-gram or a table made for the rows of a file, its reference, and both kept on disk."""
+"""What `train FILE` trains: an n-gram or a table made for its rows, its reference, and both kept on disk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ..data import Bytes, Row, Tokenizer, Words, to_preferences
 from ..numerics import log_softmax
 from ..policy import Params, sample
 from ..preferences import Preferences, Responses
+from .exact import Exact
 from .options import Options
 
-__all__ = ["Problem", "Trained", "load_trained", "ngram", "save_trained", "table"]
+__all__ = ["Model", "Problem", "Trained", "Whole", "load_trained", "ngram", "save_trained", "table"]
 
 Array = NDArray[Any]
 
@@ -25,20 +26,27 @@ CELLS = 1 << 24  # entries of a table of parameters: of 8 such arrays a step, 1 
 DRAWN = 1024  # samples, where sums over all strings cannot be solved for
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A policy, its reference and the comparisons; `held` is None where nothing is held out."""
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A policy and its reference, which it begins as, and what can be said of all that it says."""
 
     policy: Any
     reference: Params
-    train: Preferences
-    held: Preferences | None
-    unit: str  # what `length` counts
-    length: Callable[[Preferences], Array]  # (B, K)
+    unit: str  # what lengths count
     draw: Callable[[Params, int, np.random.Generator], list[str]]
     whole: Callable[[Params], Whole]
     meta: Mapping[str, Any]  # with `arrays`: all it takes to build the policy again
     arrays: Mapping[str, Array]
+    exact: Exact | None = None  # where the reward is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Model):
+    """With comparisons to learn from; `held` is None where nothing is held out."""
+
+    train: Preferences
+    held: Preferences | None
+    length: Callable[[Preferences], Array]  # (B, K)
 
 
 class Whole(NamedTuple):
@@ -75,8 +83,24 @@ def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options)
 
     def draw(params: Params, n: int, rng: np.random.Generator) -> list[str]:
         drawn = sample(policy, params, [[0]] * n, rng, options.max_new_tokens)
-        return [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in zip(drawn.tokens, drawn.mask, strict=True)]
+        return [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(drawn.tokens, drawn.mask, strict=True)]
 
+    return Problem(
+        policy=policy,
+        reference=reference,
+        train=train,
+        held=held,
+        unit="bytes" if options.tokenizer == "bytes" else "words",
+        length=tokens,
+        draw=draw,
+        whole=whole_of(policy, reference, options),
+        meta=meta,
+        arrays={f"contexts/{m}": keys for m, keys in enumerate(policy.contexts or ())},
+    )
+
+
+def whole_of(policy: Any, reference: Params, options: Options) -> Callable[[Params], Whole]:
+    """Of an n-gram: summed over all strings, or else the mean of samples"""
     following = policy.following()
 
     def whole(params: Params) -> Whole:
@@ -86,18 +110,7 @@ def ngram(train_rows: Sequence[Row], held_rows: Sequence[Row], options: Options)
             found = _sampled(policy, params, reference, rng, DRAWN, options.max_new_tokens)
         return found
 
-    return Problem(
-        policy,
-        reference,
-        train,
-        held,
-        "bytes" if options.tokenizer == "bytes" else "words",
-        _tokens,
-        draw,
-        whole,
-        meta,
-        {f"contexts/{m}": keys for m, keys in enumerate(policy.contexts or ())},
-    )
+    return whole
 
 
 def _forgotten(rows: Sequence[Row]) -> list[Row]:
@@ -114,7 +127,7 @@ def _answers(rows: Sequence[Row], train: Preferences, options: Options) -> Array
     return np.bincount([i for _, i in wanted], minlength=len(train.responses)).astype(float)
 
 
-def _tokens(pairs: Preferences) -> Array:
+def tokens(pairs: Preferences) -> Array:
     return np.asarray(pairs.fact("length"), float)
 
 
@@ -203,8 +216,9 @@ def table(rows: Sequence[Row], options: Options) -> Problem:
         size[tokens[:, 0], tokens[:, 1]] = characters
         return Whole(float(share @ (p * log_ratio).sum(axis=1)), 0.0, float(share @ (p * size).sum(axis=1)), 0.0, None)
 
-    return Problem(policy, reference, train, None, "characters", lambda pairs: characters[pairs.index], draw, whole,
-                   {"model": "tabular", "vocab": width, "prompts": prompts, "responses": texts}, {})
+    meta = {"model": "tabular", "vocab": width, "prompts": prompts, "responses": texts}
+    return Problem(policy=policy, reference=reference, train=train, held=None, unit="characters",
+                   length=lambda pairs: characters[pairs.index], draw=draw, whole=whole, meta=meta, arrays={})
 
 
 # ---- on disk
@@ -219,23 +233,26 @@ class Trained(NamedTuple):
     meta: dict[str, Any]
 
 
-def save_trained(file: IO[bytes], problem: Problem, params: Params) -> None:
+def save_trained(file: IO[bytes], model: Model, params: Params, critic: Params) -> None:
     arrays = {f"policy/{name}": value for name, value in params.items()}
-    arrays |= {f"reference/{name}": value for name, value in problem.reference.items()}
-    np.savez(file, allow_pickle=False, meta=np.array(json.dumps(problem.meta)), **arrays, **problem.arrays)
+    arrays |= {f"reference/{name}": value for name, value in model.reference.items()}
+    arrays |= {f"critic/{name}": value for name, value in critic.items()}
+    np.savez(file, allow_pickle=False, meta=np.array(json.dumps(model.meta)), **arrays, **model.arrays)
 
 
 def load_trained(path: str | Path) -> Trained:
     """The policy, its parameters, its reference's and the tokenizer, from the params.npz of a run."""
     from toy_models import NGram, Tabular
 
-    with np.load(path, allow_pickle=False) as held:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
         arrays = {name: held[name] for name in held.files}
     meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))
     params, reference = ({name.removeprefix(kind): value for name, value in arrays.items() if name.startswith(kind)}
                          for kind in ("policy/", "reference/"))
     if meta["model"] == "tabular":
         return Trained(Tabular(meta["vocab"], len(meta["prompts"])), params, reference, None, meta)
+    if "world" in meta:
+        return Trained(NGram(meta["vocab"], meta["order"]), params, reference, None, meta)
     tokenizer = Bytes() if meta["tokenizer"] == "bytes" else Words(tuple(meta["pieces"]))
     contexts = tuple(arrays[f"contexts/{m}"] for m in range(meta["order"]))
     return Trained(NGram(meta["vocab"], meta["order"], contexts), params, reference, tokenizer, meta)

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Examples, Row
-from ..gradient import read
+from ..data import Row
 from ..metrics import accuracy_interval
 from ..policy import Params
 from ..preferences import Preferences
-from .loop import Run
-from .models import Whole
+from ..rollouts import rollout
+from .loop import Loop, Run
+from .models import DRAWN, Whole
+from .online import OnlineRun
+from .reward import RewardRun
 from .run_folder import OURS
+from .worlds import RULED
 
 __all__ = ["auc_interval", "report"]
 
@@ -28,32 +31,27 @@ EXPECT = {"ngram": "Expect little: an n-gram sees a few tokens at a time, knows 
           "tabular": "A table learns its own pairs by heart and nothing else."}
 
 
-def report(run: Run, examples: Examples, held_rows: Sequence[Row], remarks: Sequence[str], folder: Path) -> str:
-    problem, options = run.problem, run.options
-    lines = [
-        examples.describe(),
-        *(f"note     {remark}" for remark in remarks),
-        "",
-        _what(run),
-        EXPECT[options.model],
-        "",
-    ]
-    before, after = problem.whole(problem.reference), problem.whole(run.params)
-    lines += [*_ranking(run, held_rows), *_movement(run), *_lengths(run, before, after), _kl(after), ""]
-    texts = [(name, problem.draw(params, SAMPLES, np.random.default_rng([options.seed, 2])))
-             for name, params in (("before", problem.reference), ("after", run.params))]
-    for name, drawn in texts:
-        lines += [f"samples {name} training", *(f"  {shown(text)}" for text in drawn)]
-    return (
-        "\n".join(
-            [
-                *lines,
-                "",
-                f"written to {folder}: {', '.join(OURS)}",
-            ]
-        )
-        + "\n"
-    )
+def report(run: Loop, about: Sequence[str], held_rows: Sequence[Row], folder: Path) -> str:
+    model, options = run.model, run.options
+    lines = [*about, "", *_what(run), *([] if options.world else [EXPECT[options.model]]), ""]
+    if isinstance(run, Run):
+        lines += _ranking(run, held_rows)
+    if isinstance(run, RewardRun):
+        lines += [_line("error of the reward", f"{error:.6f}   root of its mean square, prompts' means aside")
+                  for error in (model.exact.of(run.params).values() if model.exact else ())]
+    else:
+        before, after = model.whole(model.reference), model.whole(run.params)
+        lines += _rewards(run)
+        if isinstance(run, Run):
+            lines += [*_movement(run), _lengths(run, before, after)]
+        else:
+            lines.append(_length(run, before, after))
+        lines += [_kl(after), ""]
+        texts = [(name, model.draw(params, SAMPLES, np.random.default_rng([options.seed, 2])))
+                 for name, params in (("before", model.reference), ("after", run.params))]
+        for name, drawn in texts:
+            lines += [f"samples {name} training", *(f"  {shown(text)}" for text in drawn)]
+    return "\n".join([*lines, "", f"written to {folder}: {', '.join(OURS)}"]) + "\n"
 
 
 def shown(text: str) -> str:
@@ -64,18 +62,58 @@ def shown(text: str) -> str:
     )
 
 
-def _what(run: Run) -> str:
-    o, problem = run.options, run.problem
+def _what(run: Loop) -> list[str]:
+    o, model = run.options, run.model
     hyper = ", ".join(f"{name}={value}" for name, value in o.hyperparameters.items())
     parameters = sum(p.size for p in run.params.values())
-    model = f"{o.order}-gram of {problem.unit}" if o.model == "ngram" else "table of responses"
-    held = (
-        f", {len(problem.held):,} held out by group (seed {o.seed})" if problem.held is not None else ", none held out"
-    )
-    return (
-        f"{o.loss}({hyper}) on a {model}, {parameters:,} parameters: {o.max_steps:,} steps of {o.optimizer}, "
-        f"learning rate {o.learning_rate:g}, batches of {o.batch_size:,}\ntrained on {len(problem.train):,} rows{held}"
-    )
+    kind = f"{model.meta['order']}-gram of {model.unit}" if model.meta["model"] == "ngram" else "table of responses"
+    how = f"{o.max_steps:,} steps of {o.optimizer}, learning rate {o.learning_rate:g}, "
+    what = f"{o.loss or o.method}({hyper}) on a {kind}, {parameters:,} parameters: {how}"
+    if isinstance(run, OnlineRun):
+        each = run.method.group * len(run.arena.task.prompts)
+        rollouts = -(-(o.max_steps or 0) // run.method.epochs)
+        return [f"{what}{run.method.epochs} on each rollout",
+                f"sampled {each * rollouts:,} responses, {each:,} a rollout"]
+    if not isinstance(run, Run):
+        return [what]
+    held = run.problem.held
+    out = f", {len(held):,} held out by group (seed {o.seed})" if held is not None else ", none held out"
+    rows = "pairs, each with its exact probability" if o.world else f"rows{out}"
+    return [f"{what}batches of {o.batch_size:,}", f"trained on {len(run.problem.train):,} {rows}"]
+
+
+# ---- what the policy is worth
+
+def _rewards(run: Loop) -> list[str]:
+    """Before and after: E r, and with a β J and the KL to π*"""
+    exact = run.model.exact
+    before, after = ((exact.of(params) if exact else {}) for params in (run.model.reference, run.params))
+    lines = []
+    if "reward/expected" in before and "reward/expected" in after:
+        lines.append(_line("accuracy" if run.options.world in RULED else "reward",
+                           f"{before['reward/expected']:.4f} before, {after['reward/expected']:.4f} after   exact"))
+    elif isinstance(run, OnlineRun):
+        told = [_sampled_reward(run, params) for params in (run.model.reference, run.params)]
+        lines.append(_line("reward", f"{told[0]} before, {told[1]} after   standard errors of {DRAWN:,} samples"))
+    if exact is None or exact.beta is None:
+        return lines
+    if "J" in before and "J" in after:
+        best = f"   J* = {exact.best:.4f}, the largest of any policy" if exact.best is not None else ""
+        lines.append(_line(f"J = E r - {exact.beta:g} KL", f"{before['J']:.4f} before, {after['J']:.4f} after{best}"))
+    if exact.best is None:
+        lines.append(_line("no optimum", exact.why))
+    elif "kl/optimum" in after:
+        moved = f"{before['kl/optimum']:.3g} nats before, {after['kl/optimum']:.3g} after"
+        lines.append(_line("KL to the optimum", moved))
+    return lines
+
+
+def _sampled_reward(run: OnlineRun, params: Params) -> str:
+    arena, prompts = run.arena, [run.arena.task.prompts[0]] * DRAWN
+    drawn = rollout(arena.policy, params, arena.task._replace(prompts=prompts), 1,
+                    np.random.default_rng([run.options.seed, 4]))
+    reward = np.asarray(drawn.facts["reward"], float)
+    return f"{reward.mean():.3f} ± {reward.std(ddof=1) / np.sqrt(reward.size):.3f}"
 
 
 # ---- how well it ranks
@@ -83,7 +121,7 @@ def _what(run: Run) -> str:
 def _ranking(run: Run, rows: Sequence[Row]) -> list[str]:
     held = run.problem.held
     if held is None:
-        right, _ = _log_ratios(run, run.params, run.problem.train)
+        right = run.score(run.params, run.problem.train)
         return (
             []
             if right.shape[1] < 2
@@ -94,17 +132,18 @@ def _ranking(run: Run, rows: Sequence[Row]) -> list[str]:
                 )
             ]
         )
-    score, _ = _log_ratios(run, run.params, held)
+    score = run.score(run.params, held)
     group, weight = np.array([row.group for row in rows]), np.asarray(held.weight, float)
     characters = np.array([[len(text) for text in row.responses] for row in rows], float)
     if score.shape[1] == 2:
         ours = accuracy_interval(score[:, 0] > score[:, 1], group, weight)
         longer = accuracy_interval(_wins(characters), group, weight)
         margin = run.beta * float(weight @ (score[:, 0] - score[:, 1]) / weight.sum())
+        what = "reward" if isinstance(run, RewardRun) else "implicit reward"
         return [
             _interval("held-out accuracy", ours, f"95%, {len(set(group.tolist()))} groups held together"),
             _interval("the longer one wins", longer, "in characters; a tie counts half"),
-            _line("held-out margin", f"{margin:+.3f}   mean implicit reward of the chosen minus that of the rejected"),
+            _line("held-out margin", f"{margin:+.3f}   mean {what} of the chosen minus that of the rejected"),
         ]
     label = np.array([row.label for row in rows], bool)
     if label.all() or not label.any():
@@ -147,13 +186,6 @@ def _share(right: Array, pairs: Preferences) -> float:
     return float(weight @ right / weight.sum())
 
 
-def _log_ratios(run: Run, params: Params, pairs: Preferences) -> tuple[Array, Array]:
-    """log π/π_ref and log π, (B, K)"""
-    responses = pairs.responses
-    logp = read(run.problem.policy, params, responses, np.arange(len(responses)), ["logp"])[0]["logp"].astype(float)
-    return (logp - responses.facts["ref_logp"])[pairs.index], logp[pairs.index]
-
-
 # ---- what moved
 
 def _movement(run: Run) -> list[str]:
@@ -161,7 +193,7 @@ def _movement(run: Run) -> list[str]:
     for name, pairs in (("training", run.problem.train), ("held-out", run.problem.held)):
         if pairs is None:
             continue
-        ratio, _ = _log_ratios(run, run.params, pairs)
+        ratio = run.score(run.params, pairs)
         parts = []
         for what, rows in _sides(ratio, pairs):
             column, weight = ratio[rows], np.broadcast_to(np.asarray(pairs.weight, float)[:, None], ratio.shape)[rows]
@@ -182,7 +214,7 @@ def _sides(ratio: Array, pairs: Preferences) -> list[tuple[str, Array]]:
     return [("chosen", where), ("rejected", ~where)]
 
 
-def _lengths(run: Run, before: Whole, after: Whole) -> list[str]:
+def _lengths(run: Run, before: Whole, after: Whole) -> str:
     train = run.problem.train
     length = run.problem.length(train)
     weight = np.broadcast_to(np.asarray(train.weight, float)[:, None], length.shape)
@@ -191,12 +223,17 @@ def _lengths(run: Run, before: Whole, after: Whole) -> list[str]:
         for what, rows in _sides(length, train)
         if weight[rows].sum() > 0
     ]
+    return _length(run, before, after, parts)
+
+
+def _length(run: Loop, before: Whole, after: Whole, parts: Sequence[str] = ()) -> str:
     told = [
         f"{name} {whole.length:,.1f}" + (f" ± {whole.length_error:.1f}" if whole.samples else "")
         for name, whole in (("reference", before), ("policy", after))
     ]
     how = f"means of {after.samples:,} samples of at most {run.options.max_new_tokens:,}" if after.samples else "exact"
-    return [_line("mean length", f"{', '.join(parts)}; {', '.join(told)} {run.problem.unit} ({how})")]
+    every = "; ".join(filter(None, [", ".join(parts), ", ".join(told)]))
+    return _line("mean length", f"{every} {run.model.unit} ({how})")
 
 
 def _kl(after: Whole) -> str:

@@ -1,4 +1,4 @@
-"""`dpo-numpy train FILE`: real preferences in; a trained toy language model, its log, its curves and a report out."""
+"""`dpo-numpy train`: preferences or a world in; a trained toy language model, its log, its curves and a report out."""
 
 from __future__ import annotations
 
@@ -11,69 +11,120 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import __version__
 from ..data import Examples, Row, load
 from ..data.files import contents
-from . import models
+from ..losses import Loss
+from . import models, worlds
 from .curves import draw, metrics_csv
-from .loop import Run, told
+from .loop import Loop, Run, told
+from .methods import WORLDS
 from .models import Problem
-from .options import Options, add_options, make_loss
+from .online import OnlineRun, judged
+from .options import PROMPTS, Options, add_options, make_loss
 from .report import report
+from .reward import RewardRun, checked, load_reward_model, unbiased
 from .run_folder import RunFolder
 
-EPILOG = """Writes into the output folder: config.json, env.json, log.jsonl (a line a step), metrics.csv (the
-same as a table), params.npz, curves.png, report.txt, and checkpoint.npz to resume from. Rewards in the log are beta
-(or tau, else 1) times the log-ratio to the reference, whatever the loss. A step's loss, logps and rewards are those
-before it; eval_, kl/ and length/policy those after it."""
+USAGE = "%(prog)s FILE [options]\n       %(prog)s --world NAME [options]"
+DESCRIPTION = """Fits an n-gram reference to a preference file, trains it by DPO or another method,
+and reports what happened, on held-out groups too. The format of the file is
+recognized: JSON, JSONL, CSV or Parquet, gzipped or not. Or trains a policy in a
+world that is built in, and reports how near it came to the best."""
+EPILOG = """Writes into the output folder: config.json, env.json, log.jsonl (a line a step),
+metrics.csv (the same as a table), params.npz, curves.png, report.txt, and
+checkpoint.npz to resume from. In the log, loss, logps, reward and rewards/ of a
+step are those before it; eval_, kl/, length/policy, reward/expected and J those
+after it. rewards/ are beta (or tau, else 1) times the log-ratio to the
+reference, whatever the loss. Of methods that sample, reward, kl and completions/
+are means over the rollout. Where the reward is known, reward/expected,
+J = E r - beta KL and kl/optimum, the KL to the policy of the largest J, are sums
+over all responses."""
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
-        help="real preference data in; a trained toy language model, its curves and a report out",
-        description="Fits an n-gram reference to a preference file, trains it by DPO or another loss, and reports what"
-        " happened, on held-out groups too. The format of the file is recognized: JSON, JSONL, CSV or Parquet, "
-        "gzipped or not.",
+        help="preference data, or a world, in; a trained toy policy, its curves and a report out",
+        usage=USAGE,
+        description=DESCRIPTION,
         epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="preference data")
     add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     options, folder = Options.of(args), RunFolder(args.output_dir)
+    if args.reward_model is not None and args.reward_model.absolute() == args.output_dir.absolute():
+        raise ValueError(f"output_dir is {args.output_dir}, where the reward model is: name another --output_dir")
     folder.check(args.resume, args.overwrite_output_dir)
-    inputs = {"file": str(args.file), "sha256": _sha256(args.file), "votes": args.votes and str(args.votes),
-              "votes_sha256": args.votes and _sha256(args.votes)}
+    inputs: dict[str, Any] = {}
+    for name, path in (("file", args.file), ("votes", args.votes), ("reward_model", args.reward_model)):
+        inputs[name] = path and str(path)
+        told = "sha256" if name == "file" else f"{name}_sha256"
+        inputs[told] = path and _sha256(path if name != "reward_model" else checked(path))
     before = folder.config() if args.resume else None
     _same(before, {name: value for name, value in (inputs | options.config()).items() if value is not None})
     with _warnings_as_sentences():
-        examples = load(args.file, args.votes, args.strict)
-        problem, held_rows, options, remark = prepare(examples, options)
-    config = inputs | {"format": examples.format} | options.config() | {"output_dir": str(args.output_dir)}
+        this, about, held_rows = _made(args, options)
+    options = this.options
+    config = inputs | about.facts | options.config() | {"output_dir": str(args.output_dir)}
     _same(before, config)
     if args.resume and folder.finished:
         _tell(f"{args.output_dir} holds a finished run of {options.max_steps} steps: nothing to do")
         return 0
     with np.errstate(all="ignore"):  # divergence is looked for, step by step, and told in a sentence
-        this = Run(problem, options)
         this.rehearse()
         folder.open(config, environment(), args.resume)
         with closing(folder):
             _train(this, folder, args)
-            text = report(this, examples, held_rows, remark, args.output_dir)
+            text = report(this, about.lines, held_rows, args.output_dir)
             folder.write("report.txt", lambda file: file.write(text.encode()))
     _tell(text)
     return 0
 
 
-def _train(this: Run, folder: RunFolder, args: argparse.Namespace) -> None:
+class About(NamedTuple):
+    """The data: for the record, and as the report begins."""
+
+    facts: dict[str, Any]
+    lines: list[str]
+
+
+def _made(args: argparse.Namespace, options: Options) -> tuple[Loop, About, list[Row]]:
+    """The run of a world or a file; what is said of its data; the rows held out"""
+    if options.world is not None:
+        about = About({}, [f"world    {options.world}: {WORLDS[options.world]}"])
+        if options.online:
+            arena = worlds.arena(options)
+            return OnlineRun(arena, options.resolved(len(arena.task.prompts))), about, []
+        if "label" in _trainable(options).needs:
+            raise ValueError(f"{options.loss} learns from single completions with labels, and {options.world} has pairs"
+                             f": expected another loss")
+        problem = worlds.problem(options)
+        problem = unbiased(problem) if options.method == "rm" else told(problem, options)
+        return _run(problem, options.resolved(len(problem.train))), about, []
+    examples = load(args.file, args.votes, args.strict)
+    problem, held_rows, options, remark = prepare(examples, options)
+    about = About({"format": examples.format}, [examples.describe(), *(f"note     {line}" for line in remark)])
+    if options.online:
+        judge = load_reward_model(args.reward_model, problem.meta)
+        about.lines.append(f"reward   {args.reward_model}")
+        return OnlineRun(judged(problem, judge, options), options), about, []
+    return _run(problem, options), about, held_rows
+
+
+def _run(problem: Problem, options: Options) -> Run:
+    return RewardRun(problem, options) if options.method == "rm" else Run(problem, options)
+
+
+def _train(this: Loop, folder: RunFolder, args: argparse.Namespace) -> None:
     done = folder.checkpoint() if args.resume else None
     begun, last = (done[1]["step"] if done else 0), this.options.max_steps or 0
     if done:
@@ -90,36 +141,33 @@ def _train(this: Run, folder: RunFolder, args: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"at step {number}; the same command with --resume goes on") from None
         lines = log.lines()
-    folder.write("params.npz", lambda file: models.save_trained(file, this.problem, this.params))
+    folder.write("params.npz", lambda file: models.save_trained(file, this.model, this.params, this.critic_params))
     folder.write("metrics.csv", lambda file: file.write(metrics_csv(lines).encode()))
     folder.write("curves.png", lambda file: draw(lines, this, file))
 
 
-#: facts that comparisons know, or that are read or estimated from the policies
-SUPPLIED = ("ref_logp", "ref_token_logp", "length", "full_length", "mask", "present", "label", "z0", "delta", "w")
+#: facts that comparisons know, or that are read or estimated from the policies; a margin is 0 unless the file tells it
+SUPPLIED = ("ref_logp", "ref_token_logp", "length", "full_length", "mask", "present", "label", "margin", "z0", "delta",
+            "w")
 
 
 def prepare(examples: Examples, options: Options) -> tuple[Problem, list[Row], Options, list[str]]:
     """Rows to a problem: split, fitted, told what the loss needs. Also the held-out rows and remarks for the report."""
-    loss, remark = make_loss(options), []
     if examples.scored is not None:
         raise ValueError(
             f"the file holds log-probs that are already computed and no text: nothing can be trained on it; "
-            f"use the losses on them directly, dpo_numpy.LOSSES[{options.loss!r}]"
+            f"use the losses on them directly, dpo_numpy.LOSSES[{options.loss or 'dpo'!r}]"
         )
-    if "reward" in loss.reads:
-        raise ValueError(f"{options.loss} trains a reward model, and the model here is a policy: expected another loss")
-    unknown = [name for name in loss.needs if name not in SUPPLIED]
-    if unknown:
-        raise ValueError(
-            f"{options.loss} needs {unknown[0]}, which neither the file nor the policy tells: call the loss in Python, "
-            f"where batch.with_facts({unknown[0]}=...) tells it"
-        )
+    if options.online:
+        train_rows, held_rows, options = split(examples.rows, options)
+        return models.ngram(train_rows, held_rows, options), held_rows, options.resolved(PROMPTS), []
+    loss, remark = _trainable(options), []
     rows, columns = list(examples.rows), next((term.link.columns for term in loss.terms if term.link.columns), None)
     labelled = rows[0].label is not None
     if labelled and columns not in (None, 1):
         raise ValueError(
-            f"{options.loss} compares pairs, and the file holds single completions with labels: use --loss kto"
+            f"{options.loss} compares pairs, and the file holds single completions with labels: "
+            + ("expected a file of pairs" if options.method == "rm" else "use --loss kto")
         )
     if not labelled and "label" in loss.needs:
         rows = [
@@ -132,8 +180,7 @@ def prepare(examples: Examples, options: Options) -> tuple[Problem, list[Row], O
         )
     if options.model == "tabular":
         remark.append("a table can say nothing about held-out prompts: all pairs were trained on, and none is held out")
-        train_rows: list[Row] = rows
-        held_rows: list[Row] = []
+        train_rows, held_rows = rows, []
         problem = models.table(rows, options)
     else:
         train_rows, held_rows, options = split(rows, options)
@@ -145,7 +192,23 @@ def prepare(examples: Examples, options: Options) -> tuple[Problem, list[Row], O
                     f"{options.loss} learns from desired completions only, and the training part holds none"
                 )
         problem = models.ngram(train_rows, held_rows, options)
-    return told(problem, options), held_rows, options.resolved(len(train_rows)), remark
+    problem = unbiased(problem) if options.method == "rm" else told(problem, options)
+    return problem, held_rows, options.resolved(len(train_rows)), remark
+
+
+def _trainable(options: Options) -> Loss:
+    """The loss, if it can be told all that it needs"""
+    loss = make_loss(options)
+    if "reward" in loss.reads and options.method != "rm":
+        raise ValueError(f"{options.loss} trains a reward model, and the model here is a policy: expected another loss,"
+                         f" or --method rm")
+    unknown = [name for name in loss.needs if name not in SUPPLIED]
+    if unknown:
+        raise ValueError(
+            f"{options.loss} needs {unknown[0]}, which neither the {'world' if options.world else 'file'} nor the "
+            f"policy tells: call the loss in Python, where batch.with_facts({unknown[0]}=...) tells it"
+        )
+    return loss
 
 
 def split(rows: Sequence[Row], options: Options) -> tuple[list[Row], list[Row], Options]:
@@ -190,14 +253,12 @@ def environment() -> dict[str, Any]:
 def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     """Raises `ValueError` where a run is resumed that was asked something else; files may have moved, not changed."""
     for name, value in now.items() if before else ():
-        was = before[name] if before and name in before else None
-        if name in ("file", "votes", "output_dir") or was == value:
+        was = before.get(name, value) if before else None  # an earlier version may not have asked
+        if name in ("file", "votes", "reward_model", "output_dir") or was == value:
             continue
         if name.endswith("sha256"):
-            raise ValueError(
-                f"{'votes' if 'votes' in name else 'FILE'} has changed since the run began: its sha256 is "
-                f"{value}, not {was}"
-            )
+            what = name.removesuffix("sha256").rstrip("_") or "FILE"
+            raise ValueError(f"{what} has changed since the run began: its sha256 is {value}, not {was}")
         raise ValueError(
             f"{name} is {value}, but the run to resume was started with {was}: "
             "give that, or start anew with --overwrite_output_dir"
