@@ -126,9 +126,9 @@ def test_accuracy_on_sums_is_that_of_the_policy(out, capsys):
     for a in range(1, 6):
         for b in range(1, 6):
             c = (a + b - 2) % 5 + 1
-            right += p[b + 6 * a, c] * p[c + 6 * b + 36 * a, 0] / 25
+            right += p[6 + 7 * b + 49 * a, c] * p[c + 7 * 6 + 49 * b, 0] / 25  # 6 is =
     assert log(out)[-1]["reward/expected"] == pytest.approx(right, rel=1e-12)
-    assert f"accuracy               {1 / 36:.4f} before, {right:.4f} after   exact" in capsys.readouterr().out
+    assert f"accuracy               {1 / 49:.4f} before, {right:.4f} after   exact" in capsys.readouterr().out
 
 
 def test_dpo_and_the_reward_model_arrive_at_what_the_world_is(tmp_path):

@@ -3,7 +3,7 @@
     bandit    3 prompts, 5 responses each, rewards from a table               Tabular, uniform at first
     strings   a bigram language model; a reward a token, so that length pays  NGram(vocab=3)
     brackets  close what is open, and end: 1 if balanced, else 0              NGram(vocab=3, order=5), uniform at first
-    sums      (a + b) mod 5: 1 if right, else 0                               NGram(vocab=6, order=4), uniform at first
+    sums      (a + b) mod 5: 1 if right, else 0                               NGram(vocab=7, order=4), uniform at first
 
 The first two have annotators too, whose exact population of pairs DPO and its like learn from.
 """
@@ -99,7 +99,7 @@ def brackets() -> Made:
 def sums() -> Made:
     from toy_models import NGram, modular_sums
 
-    vocab, order = MODULUS + 1, 4  # of order 3, a prompt of two digits would look like a digit and its answer
+    vocab, order = MODULUS + 2, 4
     return Made(NGram(vocab, order), {"W": np.zeros((vocab ** (order - 1), vocab))}, modular_sums(MODULUS), None,
                 lambda prompt, said: f"{prompt[0] - 1} + {prompt[1] - 1} = {''.join(str(i - 1) for i in said if i)}",
                 {"model": "ngram", "vocab": vocab, "order": order})
