@@ -70,8 +70,8 @@ LANGUAGE = """## A language
 
 A bigram over all strings of two letters; π\\*, KL and J are sums over all strings. Rewards are of tokens in
 context, so that a bigram read as a reward can be right, and its policy is `ngram.optimum`. Responses are drawn
-until they end, or cut at {cut} tokens, which less than 1e-6 of them come to. DPO's pairs are of the {strings}
-strings of at most five tokens, the end included. KL(π_ref || π\\*) is {start:.2f}.
+until they end, or cut at {cut} tokens, beyond which at most {goes_on:.0e} of them go on. DPO's pairs are of the
+{strings} strings of at most five tokens, the end included. KL(π_ref || π\\*) is {start:.2f}.
 
 """
 
@@ -204,6 +204,7 @@ def page(result: dict[str, Any], config: five_roads.Config | None = None) -> str
             fewer=float(result["table.fewer"]),
             off=claims["table: GRPO as published ends where enumeration says: max |difference|"][1])),
         wrapped(LANGUAGE.format(cut=config.cut, strings=2**five_roads.LONGEST - 1,
+                                goes_on=result["language.goes_on"].max(),
                                 start=result["language.path"][0, 0])),
         roads(result, "language", frontier=False), "\n",
         wrapped(LANGUAGE_NOTES),

@@ -248,6 +248,21 @@ def test_its_rewards_are_the_tables_read_as_a_reward(rng):
     assert_allclose([five_roads._earned(text) for text in texts], read, rtol=0, atol=1e-14)
 
 
+def test_the_table_of_a_reward_model_is_that_of_rewards_up_to_potentials():
+    """W - ρ = φ(context) - φ(next context), which telescopes: four numbers for nine entries"""
+    policy = NGram(vocab=3)
+    pairs = five_roads.strings(3, five_roads.LONGEST, five_roads._earned).population()
+    *_, last = dn.train_reward_model(policy, {"W": np.zeros((3, 3))}, [pairs] * 300, dn.momentum(0.5, 0.8))
+    basis = np.zeros((3, 3, 4))
+    for s, v in np.ndindex(3, 3):
+        basis[s, v, s] += 1
+        basis[s, v, 3 if v == 0 else v] -= 1
+    off = (last.params["W"] - TOKEN_REWARD).ravel()
+    phi, *_ = np.linalg.lstsq(basis.reshape(9, 4), off, rcond=None)
+    assert_allclose(basis.reshape(9, 4) @ phi, off, rtol=0, atol=1e-7)
+    assert abs(off).max() > 0.05
+
+
 def test_values_of_what_was_said_leave_no_advantage_at_the_optimum_and_those_of_the_last_token_do(rng):
     best, _ = ngram.optimum(TOKEN_REF, TOKEN_REWARD, BETA)
     V = ngram.optimal_values(TOKEN_REF, TOKEN_REWARD, BETA).V
