@@ -32,10 +32,11 @@ lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md, docs/optima.md, docs/accuracy.md, docs/exact.md
+pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md, docs/optima.md, docs/accuracy.md, docs/exact.md, docs/roads.md
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
 	$(VENV)/bin/python docs/optima.py
+	$(VENV)/bin/python docs/roads.py
 	$(VENV)/bin/python tests/accuracy.py
 	$(VENV)/bin/python tests/exact.py
 

@@ -10,7 +10,7 @@
     preferences.py  Responses, Preferences                                 data          preference files, tokenizers
     estimates.py    KTO's z₀, BCO's shift, WPO's weights                   training.py   train; references that move
     rollouts.py     responses of the policy itself, judged                 trainers.py   SFT, PPO, GRPO, RSO ...
-    optim.py        sgd, momentum, adam, clip
+    optim.py        sgd, momentum, adam, clip                              accounts.py   models and bytes in memory
     metrics.py      what one logs                                          check.py      gradients against differences
     minimal.py      all of DPO on one page, importing none of the above
 
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "memory": "accounts",
     "gae": "advantages", "group_advantage": "advantages", "penalized_reward": "advantages",
     "rloo_advantage": "advantages", "whiten": "advantages",
     "check_gradient": "check", "complex_step": "check", "finite_difference": "check",
@@ -50,6 +51,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .accounts import memory as memory
     from .advantages import gae as gae
     from .advantages import group_advantage as group_advantage
     from .advantages import penalized_reward as penalized_reward

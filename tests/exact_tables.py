@@ -28,7 +28,7 @@ from analytic import (
     voting,
 )
 from toy_models import Tabular, bandit
-from toy_models.experiments import check_convergence
+from toy_models.experiments import check_convergence, five_roads
 
 R = np.array([1.0, 0.0, -1.0])
 FLAT = np.full(3, 1 / 3)
@@ -230,7 +230,8 @@ def beta_of_steps() -> Iterator[Row]:
 
 @entry("Natural policy gradient arrives in one step of 1/β; plain policy gradient is badly conditioned, DPO is not")
 def conditioning() -> Iterator[Row]:
-    """Hessian of -J at π* in logits: β (diag π* - π* π*ᵀ). Of the DPO loss: β² times the same matrix at every β."""
+    """Hessian of -J at π* in logits: β (diag π* - π* π*ᵀ). Of the DPO loss on fixed pairs: β² times the same matrix at
+    every β; on pairs drawn from π*, β² Σ πᵢ πⱼ σ'(rᵢ - rⱼ) over the edges, the matrix of -J but for the factors σ'."""
     rng = np.random.default_rng(6)
     ref, r = rng.dirichlet(np.ones(5)), rng.normal(size=5)
 
@@ -259,6 +260,19 @@ def conditioning() -> Iterator[Row]:
     yield Row("max |π - π*| after one natural step of 1/β from a random policy", 0, abs(stepped - best).max(), 1e-12)
     plain = softmax(np.log(pi) + slope / beta)
     yield Row("after one plain step", 0, abs(plain - best).max(), 1e-2, holds=False)
+    found = five_roads.conditioning((3.0, 1.0, 0.3, 0.1))
+    for beta, factor, measured in zip(found["beta"], found["factor"], found["measured"], strict=True):
+        for k, road in enumerate(("policy gradient", "DPO")):
+            yield Row(f"factor a step of {road} as trained, r = (0.3, 0.1, -0.1, -0.3), β = {beta:g}", factor[k],
+                      measured[k], 2e-3)
+    for k, road in enumerate(("policy gradient", "DPO")):
+        predicted = np.ceil(found["steps"][-1, k])
+        yield Row(f"steps of {road} from the reference to KL < 1e-6, β = 0.1, had that factor held from the start",
+                  predicted, found["counted"][-1, k], 0.5 * predicted)
+    yield Row("as many for DPO as for policy gradient", found["counted"][-1, 0], found["counted"][-1, 1],
+              0.5 * found["counted"][-1, 0], holds=False)
+    yield relative("its condition number where pairs are drawn from π*, β = 0.1: that of policy gradient",
+                   found["condition"][-1, 0], found["online"][-1], 0.1)
 
 
 @entry("Root n: error, excess loss and regret of labels that were sampled")
