@@ -132,6 +132,11 @@ def best_of(judged: Preferences) -> Preferences:
     """The best of each group of K, the first among equals, (B, 1): draws with the law `analytic.sampling.best_of_n`
 
     Supervised fine-tuning on them distills best-of-n: `dn.train_best_of_n`. Weights stay.
+
+    >>> from dpo_numpy.preferences import pad
+    >>> judged = Preferences(pad([([0], [k]) for k in (1, 2, 3)]), [[0, 1, 2]], facts={"reward": [[0.0, 2.0, 1.0]]})
+    >>> best_of(judged).index.tolist()
+    [[1]]
     """
     best = np.argmax(np.asarray(judged.facts["reward"]), axis=1)[:, None]
     return Preferences(judged.responses, np.take_along_axis(judged.index, best, axis=1), judged.weight,
@@ -147,6 +152,11 @@ def rejection_sample(judged: Preferences, beta: float, keep: int, rng: np.random
     arXiv:2309.06657, algorithm 1, where equal candidates count once.
 
     Raises `ValueError` where more are to be kept than there are, and β is not above 0.
+
+    >>> from dpo_numpy.preferences import pad
+    >>> judged = Preferences(pad([([0], [k]) for k in (1, 2, 3)]), [[0, 1, 2]], facts={"reward": [[0.0, 2.0, 1.0]]})
+    >>> rejection_sample(judged, beta=0.01, keep=2, rng=np.random.default_rng(0)).index.tolist()  # greedy, nearly
+    [[1, 2]]
     """
     reward = np.asarray(judged.facts["reward"])
     if not 1 <= keep <= reward.shape[1]:

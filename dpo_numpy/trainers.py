@@ -111,6 +111,13 @@ def train_rloo(policy: Policy, params: Params, task: Task, optimizer: Optimizer,
 
     Without bias: `SURROGATES["reinforce"]` unless another `loss` is given. Ahmadian et al. 2024, arXiv:2402.14740. From
     the second of `epochs` steps on the same responses, the policy is no longer the one that sampled them.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task()
+    >>> steps = train_rloo(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=1.0), np.random.default_rng(0), beta=0.5)
+    >>> W = [step.params["W"][0] for step, _ in zip(steps, range(400))][-1]
+    >>> float((W[0] - W[1]).round(9))  # (r₁ - r₂)/β: π*
+    2.0
     """
     frozen = _copy(params if reference is None else reference)
 
@@ -134,6 +141,13 @@ def train_grpo(policy: Policy, params: Params, task: Task, optimizer: Optimizer,
     one in the reward what it is: π* stays at rest. k3 in the loss is a KL(π_ref || π), and 1/|y| makes failures the
     cheaper the longer they are. Each is shown in docs/exact.md. Shao et al.
     2024, arXiv:2402.03300, algorithm 1 with μ = `epochs`.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> policy, task = toy_models.NGram(vocab=4, order=4), toy_models.modular_sums(2)
+    >>> steps = train_grpo(policy, {"W": np.zeros((64, 4))}, task, dn.adam(lr=0.1), np.random.default_rng(0))
+    >>> reward = [step.rollout.facts["reward"].mean() for step, _ in zip(steps, range(60))]
+    >>> bool(np.mean(reward[:5]) < 0.2), bool(np.mean(reward[-5:]) > 0.8)
+    (True, True)
     """
     loss = loss or SURROGATES["grpo"]()
     frozen = _copy(params if reference is None else reference)
@@ -155,6 +169,14 @@ def train_online_dpo(policy: Policy, params: Params, task: Task, optimizer: Opti
            certain, and training goes on for ever.
 
     Guo et al. 2024, arXiv:2402.04792, there two responses and one of them preferred.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task()
+    >>> steps = train_online_dpo(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=20.0), np.random.default_rng(0),
+    ...                          loss=dn.LOSSES["dpo"](beta=0.5))
+    >>> W = [step.params["W"][0] for step, _ in zip(steps, range(200))][-1]
+    >>> float((W[0] - W[1]).round(6))  # (r₁ - r₂)/β: π*
+    2.0
     """
     loss = loss or LOSSES["dpo"]()
     frozen = _copy(params if reference is None else reference)
@@ -173,6 +195,14 @@ def train_iterative_dpo(policy: Policy, params: Params, task: Task, optimizer: O
     k rounds, each to its optimum, end at π* of β/k: `analytic.temperature.trust_region_beta`. Pang et al. 2024,
     arXiv:2404.19733, with another loss. Elsewhere: the first reference is kept (Xiong et al. 2023, arXiv:2312.11456),
     which is `train_online_dpo` with many epochs.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[0.1, 0.0]]).task()
+    >>> steps = train_iterative_dpo(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=200.0), np.random.default_rng(0),
+    ...                             group=64)
+    >>> gap = [float(np.diff(-step.params["W"][0])[0]) for step, _ in zip(steps, range(300))]
+    >>> [round(x, 6) for x in gap[99::100]]  # k (r₁ - r₂)/β after round k, β = 0.1
+    [1.0, 2.0, 3.0]
     """
     loss = loss or LOSSES["dpo"]()
 
@@ -197,6 +227,15 @@ def train_ppo(policy: Policy, params: Params, critic: Policy, critic_params: Par
 
     The first of the epochs is of J where γ = 1, and λ = 1 or the values are right; `ppo_clip` divides it by the mean
     length. Schulman et al. 2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909.08593.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task, flat = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task(), {"W": np.zeros((1, 2))}
+    >>> steps = train_ppo(table, flat, table, flat, task, dn.sgd(lr=0.5), dn.sgd(lr=1.0), np.random.default_rng(0),
+    ...                   group=8, beta=0.5)
+    >>> *_, (W, value) = ((s.params["W"][0], s.critic_params["W"].mean()) for s, _ in zip(steps, range(1200)))
+    >>> J = 0.5 * np.log((np.exp(2.0) + 1) / 2)
+    >>> float((W[0] - W[1]).round(6)), float((value - J).round(6))  # π*, and the value of the prompt is β log Z
+    (2.0, 0.0)
     """
     loss, critic_loss = loss or SURROGATES["ppo_clip"](), critic_loss or SURROGATES["value_clip"]()
     frozen = _copy(params if reference is None else reference)
@@ -227,6 +266,13 @@ def train_rso(policy: Policy, params: Params, task: Task, optimizer: Optimizer, 
     loss   by default `LOSSES["dpo"](beta)`; the paper's own is `hinge`
 
     Liu et al. 2023, arXiv:2309.06657. Each step is on the same pairs, which were made at the start.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task()
+    >>> steps = train_rso(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=10.0), np.random.default_rng(0), keep=16)
+    >>> W = [step.params["W"][0] for step, _ in zip(steps, range(100))][-1]
+    >>> float((W[0] - W[1]).round(6))  # (r₁ - r₂)/β, β = 0.5
+    2.0
     """
     loss = loss or LOSSES["dpo"](beta=beta)
     drawn = rollout(policy, params, task, candidates, rng)
@@ -241,6 +287,13 @@ def train_best_of_n(policy: Policy, params: Params, task: Task, optimizer: Optim
 
     Where the policy can be anything the end is `analytic.sampling.best_of_n`. Elsewhere: RAFT (Dong et al. 2023,
     arXiv:2304.06767) samples from the policy as it is.
+
+    >>> import dpo_numpy as dn, toy_models
+    >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task()
+    >>> steps = train_best_of_n(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=1.0), np.random.default_rng(0), n=4)
+    >>> step = next(steps)
+    >>> step.rollout.facts["reward"].shape, step.params["W"].tolist()
+    ((1, 4), [[0.5, -0.5]])
     """
     frozen = _copy(params if reference is None else reference)
     state = optimizer.init(params) if state is None else state
