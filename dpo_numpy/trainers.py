@@ -172,7 +172,7 @@ def train_online_dpo(policy: Policy, params: Params, task: Task, optimizer: Opti
 
     >>> import dpo_numpy as dn, toy_models
     >>> table, task = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task()
-    >>> steps = train_online_dpo(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=20.0), np.random.default_rng(0),
+    >>> steps = train_online_dpo(table, {"W": np.zeros((1, 2))}, task, dn.sgd(lr=8.0), np.random.default_rng(0),
     ...                          loss=dn.LOSSES["dpo"](beta=0.5))
     >>> W = [step.params["W"][0] for step, _ in zip(steps, range(200))][-1]
     >>> float((W[0] - W[1]).round(6))  # (r₁ - r₂)/β: π*
