@@ -17,18 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, islice, repeat
-from math import factorial, log
+from itertools import islice, repeat
+from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import root
+from numpy.typing import NDArray
 
 import dpo_numpy as dn
 from analytic import finite_data, ngram, optimum, population, temperature
 from dpo_numpy.accounts import Memory
-from dpo_numpy.numerics import log_softmax
 from dpo_numpy.policy import Params
 from dpo_numpy.preferences import Responses
 from dpo_numpy.rollouts import Task
@@ -37,8 +35,9 @@ from ..ngram import NGram
 from ..tabular import Tabular
 from ..worlds import bandit, strings
 from ._ascent import train_exact_gradient
+from ._roads import MILD, SLANTED, WITHIN, conditioning, policies, published
 
-__all__ = ["Config", "claims", "conditioning", "plot", "published", "run"]
+__all__ = ["MILD", "SLANTED", "Config", "claims", "conditioning", "plot", "published", "run"]
 
 Array = NDArray[Any]
 
@@ -49,11 +48,8 @@ REF = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2]])
 TOKEN_REWARD = np.array([[0.0, 0.5, 0.2], [0.3, -0.2, 0.1], [0.0, 0.4, -0.5]])
 TOKEN_REF = np.array([[0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.5, 0.2, 0.3]])
 LONGEST = 5  # strings of DPO's pairs, their ends included
-# one prompt, rewards and reference of the table of conditions
-MILD, SLANTED = np.array([0.3, 0.1, -0.1, -0.3]), np.array([0.1, 0.2, 0.3, 0.4])
 
 NEAR = 1e-9  # nats: there
-WITHIN = 1e-6  # nats: where steps are counted to
 
 
 @dataclass(frozen=True)
@@ -146,15 +142,6 @@ def _largest(held: Memory) -> Any:
     return max(held.phases, key=lambda phase: phase.state).models
 
 
-def _softmax(steps: Any) -> Iterator[Array]:
-    return (_policy(step.params) for step in steps)
-
-
-def _policy(params: Params) -> Array:
-    p: Array = np.exp(log_softmax(params["W"]))
-    return p
-
-
 def _falling(first: float, half: float) -> Callable[[int], float]:
     """first/(1 + t/half): sums without end, squares do not"""
     return lambda step: first / (1 + step / half)
@@ -188,13 +175,13 @@ def _table(config: Config) -> dict[str, Array]:
     def rso() -> Iterator[Array]:
         """Of one copy: 64 kept responses make 2,016 pairs, and few of them would leave a response out."""
         one = {"W": np.log(REF)}
-        path = _softmax(dn.train_rso(Tabular(K, len(REF)), one, bandit(REWARD).task(), dn.sgd(20.0), next(streams),
+        path = policies(dn.train_rso(Tabular(K, len(REF)), one, bandit(REWARD).task(), dn.sgd(20.0), next(streams),
                                      beta=beta, keep=64, candidates=group * steps))
         return (np.tile(pi, (config.copies, 1)) for pi in path)
 
     def gradient(task: Task, step: Any = 4.0) -> Iterator[Array]:
         rate = step if callable(step) else lambda t: step
-        return _softmax(dn.train_rloo(policy, start, task, dn.sgd(lambda t: rows * rate(t)), next(streams),
+        return policies(dn.train_rloo(policy, start, task, dn.sgd(lambda t: rows * rate(t)), next(streams),
                                       group=group, beta=beta))
 
     labels = next(streams)
@@ -202,7 +189,7 @@ def _table(config: Config) -> dict[str, Array]:
                  for n in (config.pairs // 4, config.pairs))
     *_, last = islice(modelled(many), steps)
     judge = {"W": last.params["W"]}
-    *_, (fewer,) = ((step.params["W"],) for step in islice(dn.train(policy, start, repeat(few), DPO, lr(20.0)), steps))
+    *_, fewer = islice(policies(dn.train(policy, start, repeat(few), DPO, lr(20.0))), steps)
 
     noisy = next(streams)
     drawn_labels = dn.train_online_dpo(policy, start, task, dn.sgd(lambda t: rows * _falling(12.0, 10.0)(t)),
@@ -218,27 +205,27 @@ def _table(config: Config) -> dict[str, Array]:
     roads = [
         Road("reward model of every pair, then e^{r/β}", memory("rm", 1), steps, 0, boltzmann(modelled(everything))),
         Road("policy gradient, exact", memory("rloo", 1), steps, 0,
-             _softmax(train_exact_gradient(policy, start, reward, beta, lr(8.0)))),
+             policies(train_exact_gradient(policy, start, reward, beta, lr(8.0)))),
         Road("natural policy gradient, exact", memory("rloo", 1), 2, 0,
-             _softmax(train_exact_gradient(policy, start, reward, beta, dn.sgd(1 / beta), natural=True))),
+             policies(train_exact_gradient(policy, start, reward, beta, dn.sgd(1 / beta), natural=True))),
         Road("RLOO", memory("rloo", 1), steps, group, gradient(task)),
-        Road("GRPO, no deviation, KL in the reward", memory("grpo", 1), steps, group, _softmax(of_J)),
-        Road("PPO", memory("ppo", 1), steps, group / 2, _softmax(ppo)),
+        Road("GRPO, no deviation, KL in the reward", memory("grpo", 1), steps, group, policies(of_J)),
+        Road("PPO", memory("ppo", 1), steps, group / 2, policies(ppo)),
         Road("RSO", memory("rso", 1), steps, 0, rso(), drawn_before=group * steps),
-        Road("online DPO, expected labels", memory("online_dpo", 1), steps, group, _softmax(online)),
+        Road("online DPO, expected labels", memory("online_dpo", 1), steps, group, policies(online)),
         Road("DPO, every pair", memory("dpo", 1), steps, 0,
-             _softmax(dn.train(policy, start, repeat(everything), DPO, lr(20.0)))),
+             policies(dn.train(policy, start, repeat(everything), DPO, lr(20.0)))),
         Road("reward model of n labels, then e^{r/β}", memory("rm", 1), steps, 0, boltzmann(modelled(many)), "labels",
              2 * pairs),
         Road("reward model of n labels, then RLOO", memory("rloo", 1), steps, group,
              gradient(task._replace(reward=dn.reward_model(policy, judge))), "labels", 2 * pairs),
         Road("DPO, n labels", memory("dpo", 1), steps, 0,
-             _softmax(dn.train(policy, start, repeat(many), DPO, lr(20.0))), "labels", 2 * pairs),
+             policies(dn.train(policy, start, repeat(many), DPO, lr(20.0))), "labels", 2 * pairs),
         Road("online DPO, drawn labels, falling steps", memory("online_dpo", 1), 2 * steps, group,
-             _softmax(drawn_labels), "labels"),
+             policies(drawn_labels), "labels"),
         Road("RLOO, noisy rewards, falling steps", memory("rloo", 1), steps, group,
              gradient(_noisy(task, config.noise, noisy), _falling(4.0, 10.0)), "noise"),
-        Road("GRPO as published, falling steps", memory("grpo", 1), steps, group, _softmax(as_published), ""),
+        Road("GRPO as published, falling steps", memory("grpo", 1), steps, group, policies(as_published), ""),
     ]
 
     def below(pi: Array) -> Array:
@@ -250,45 +237,10 @@ def _table(config: Config) -> dict[str, Array]:
         lambda pi: optimum.optimal_value(ref, reward, beta) - optimum.value(pi, ref, reward, beta), below), roads)
     wins = population.bradley_terry_wins(REWARD)
     return found | {
-        "best": best, "fewer": optimum.kl(np.exp(log_softmax(fewer)), best).mean(),
+        "best": best, "fewer": optimum.kl(fewer, best).mean(),
         "theory": finite_data.regret(REF, wins, beta, config.pairs).mean() / beta,
         "published": np.array([published(p, r, beta, group) for p, r in zip(REF, REWARD, strict=True)]),
     }
-
-
-def published(ref: ArrayLike, reward: ArrayLike, beta: float, group: int) -> Array:
-    """Where GRPO as published comes to rest, (K,):   π(y) E[A | y] + β (π_ref(y) - π(y)) = 0
-
-    A = (r - r̄)/(s + 1e-4) of a group of G, s² = Σ (r - r̄)²/(G - 1), its mean by enumeration of all groups; the other
-    term is the gradient of -β KL(π_ref || π), which is what k3 penalizes in expectation. Of single tokens.
-
-    Raises `ArithmeticError` where the search does not come to rest.
-
-    >>> published([0.5, 0.5], [1.0, 0.0], beta=5.0, group=2).round(3)  # π = ½ + π (1 - π) √½/5
-    array([0.535, 0.465])
-    """
-    ref, reward = np.asarray(ref, float), np.asarray(reward, float)
-    groups = np.array([np.bincount(drawn, minlength=len(ref))
-                       for drawn in combinations_with_replacement(range(len(ref)), group)])
-    ways = np.array([factorial(group) / np.prod([float(factorial(n)) for n in row]) for row in groups])
-    mean = groups @ reward / group
-    apart = reward - mean[:, None]
-    advantage = apart / (np.sqrt((groups * apart**2).sum(axis=1) / (group - 1))[:, None] + 1e-4)
-
-    def slope(x: Array) -> Array:
-        pi = np.exp(log_softmax(np.append(x, 0.0)))
-        chance = ways * (pi**groups).prod(axis=1)
-        gain: Array = chance @ (groups * advantage) / group + beta * (ref - pi)
-        return gain[:-1]
-
-    x = np.log(ref[:-1] / ref[-1])
-    for _ in range(200):  # uphill for a while: of several places of rest, the one that training comes to
-        x = x + slope(x)
-    found = root(slope, x, tol=1e-13)
-    if not abs(slope(found.x)).max() < 1e-9:
-        raise ArithmeticError(f"GRPO has not come to rest from the reference: slope {slope(found.x)}")
-    end: Array = np.exp(log_softmax(np.append(found.x, 0.0)))
-    return end
 
 
 # ---- the language
@@ -336,7 +288,7 @@ def _language(config: Config) -> dict[str, Array]:
         return (ngram.optimum(TOKEN_REF, step.params["W"], beta)[0] for step in models)
 
     def ppo(critic: Any, critic_params: Params, step: Any, critic_step: Any, lam: float) -> Iterator[Array]:
-        return _softmax(dn.train_ppo(policy, start, critic, critic_params, task, dn.sgd(step), dn.sgd(critic_step),
+        return policies(dn.train_ppo(policy, start, critic, critic_params, task, dn.sgd(step), dn.sgd(critic_step),
                                      next(streams), group=group, beta=beta, epochs=2, lam=lam))
 
     def of_the_last_token(lam: float) -> Iterator[Array]:
@@ -354,27 +306,27 @@ def _language(config: Config) -> dict[str, Array]:
     roads = [
         Road("reward model of every pair, then e^{r/β}", memory("rm", 1), longer, 0, boltzmann(everything)),
         Road("policy gradient, exact", memory("rloo", 1), steps, 0,
-             _softmax(train_exact_gradient(policy, start, TOKEN_REWARD, beta, dn.sgd(4.0)))),
+             policies(train_exact_gradient(policy, start, TOKEN_REWARD, beta, dn.sgd(4.0)))),
         Road("natural policy gradient, exact", memory("rloo", 1), 6, 0,
-             _softmax(train_exact_gradient(policy, start, TOKEN_REWARD, beta, dn.sgd(1 / beta), natural=True))),
-        Road("RLOO", memory("rloo", 1), steps, group, _softmax(rloo)),
-        Road("GRPO, no deviation, KL in the reward", memory("grpo", 1), steps, group, _softmax(of_J)),
+             policies(train_exact_gradient(policy, start, TOKEN_REWARD, beta, dn.sgd(1 / beta), natural=True))),
+        Road("RLOO", memory("rloo", 1), steps, group, policies(rloo)),
+        Road("GRPO, no deviation, KL in the reward", memory("grpo", 1), steps, group, policies(of_J)),
         Road("PPO, values of what was said", memory("ppo", 1), steps, group / 2,
              ppo(_Prefix(), {"V": np.zeros(3)}, 4.0, 1.0, 0.95)),
-        Road("RSO", memory("rso", 1), 5 * steps // 3, 0, _softmax(rso), drawn_before=group * steps),
-        Road("online DPO, expected labels", memory("online_dpo", 1), steps, group, _softmax(online)),
+        Road("RSO", memory("rso", 1), 5 * steps // 3, 0, policies(rso), drawn_before=group * steps),
+        Road("online DPO, expected labels", memory("online_dpo", 1), steps, group, policies(online)),
         Road("DPO, every pair", memory("dpo", 1), longer, 0,
-             _softmax(dn.train(policy, start, repeat(everything), DPO, dn.momentum(3.0, 0.8)))),
+             policies(dn.train(policy, start, repeat(everything), DPO, dn.momentum(3.0, 0.8)))),
         Road("reward model of n labels, then e^{r/β}", memory("rm", 1), longer, 0, boltzmann(many), "labels",
              2 * config.language_pairs),
         Road("DPO, n labels", memory("dpo", 1), longer, 0,
-             _softmax(dn.train(policy, start, repeat(many), DPO, dn.momentum(3.0, 0.8))), "labels",
+             policies(dn.train(policy, start, repeat(many), DPO, dn.momentum(3.0, 0.8))), "labels",
              2 * config.language_pairs),
         Road("PPO, values of the last token, λ = 1, falling steps", memory("ppo", 1), steps, group / 2,
              of_the_last_token(1.0), "noise"),
         Road("PPO, values of the last token, λ = ½, falling steps", memory("ppo", 1), steps, group / 2,
              of_the_last_token(0.5), ""),
-        Road("GRPO as published, falling steps", memory("grpo", 1), steps, group, _softmax(as_published), ""),
+        Road("GRPO as published, falling steps", memory("grpo", 1), steps, group, policies(as_published), ""),
     ]
     found = _followed(World(
         TOKEN_REF, best, lambda pi: np.array([ngram.kl(pi, best)]), lambda pi: np.array([ngram.expected(
@@ -389,60 +341,6 @@ def _rewarded(responses: Responses) -> Array:
     here = responses.mask[:, 1:]
     total: Array = (TOKEN_REWARD[responses.tokens[:, :-1], responses.tokens[:, 1:]] * here).sum(axis=1)
     return total
-
-
-# ---- conditioning
-
-def conditioning(betas: ArrayLike, reward: ArrayLike = MILD, ref: ArrayLike = SLANTED,
-                 most: int = 5000) -> dict[str, Array]:
-    """Policy gradient and DPO of one table, both at their best constant step 2/(λ_min + λ_max); (betas, 2) each
-
-    condition         κ = λ_max/λ_min of the Hessians at π*, β (diag π* - π* π*ᵀ) and β² Σ σ'(rᵢ - rⱼ) over the edges of
-                      all pairs
-    factor, measured  of the error a step: (κ - 1)/(κ + 1), and that of training that begins near π*
-    steps, counted    from the reference to KL(π || π*) < 1e-6: log(KL/1e-6)/(-2 log factor), as if the rate were that
-                      of the end all the way, and those of training; -1 where `most` are not enough
-    natural           (betas,) KL after one natural step of 1/β from the reference
-    online            (betas,) κ of DPO where both responses of a pair are drawn from π*
-    """
-    reward, ref = np.asarray(reward, float), np.asarray(ref, float)
-    policy, start, world = Tabular(len(ref)), {"W": np.log(ref)[None]}, bandit(reward[None])
-    wins = population.bradley_terry_wins(reward)
-    pairs = world.population().with_reference(policy, start)
-    rows, natural, online = [], [], []
-    for beta in np.asarray(betas, float).tolist():
-        best, loss = optimum.boltzmann(ref, reward, beta), dn.LOSSES["dpo"](beta=beta)
-
-        def ascent(begin: Params, step: float, natural: bool = False, beta: float = beta) -> Iterator[Array]:
-            return _softmax(train_exact_gradient(policy, begin, reward[None], beta, dn.sgd(step), reference=start,
-                                                 natural=natural))
-
-        def descent(begin: Params, step: float, loss: dn.Loss = loss) -> Iterator[Array]:
-            return _softmax(dn.train(policy, begin, repeat(pairs), loss, dn.sgd(step)))
-
-        def distances(path: Iterator[Array], steps: int, best: Array = best) -> Iterator[float]:
-            return (float(optimum.kl(pi[0], best)) for pi in islice(path, steps))
-
-        columns = []
-        for train, H in ((ascent, optimum.curvature(best, beta)),
-                         (descent, population.hessian(reward / beta, wins, beta))):
-            rate = population.linear_rate(H)
-            near = {"W": np.log(best) + 1e-4 * np.log(ref / best)[None]}
-            kl = np.array([*distances(train(near, rate.best_step), 60)])
-            late = np.flatnonzero(kl > 1e-24)[-20:]
-            measured = (kl[late[-1]] / kl[late[0]]) ** (0.5 / (late[-1] - late[0])) if len(late) > 1 else 0.0
-            path = enumerate(distances(train(start, rate.best_step), most), 1)
-            columns.append((rate.fastest / rate.slowest, rate.factor, measured,
-                            log(float(optimum.kl(ref, best)) / WITHIN) / (-2 * log(max(rate.factor, 1e-16))),
-                            next((step for step, kl in path if kl < WITHIN), -1)))
-        rows.append(np.array(columns).T)
-        natural.append(next(distances(ascent(start, 1 / beta, natural=True), 1)))
-        met = population.bradley_terry_wins(reward, np.outer(best, best))
-        rate = population.linear_rate(population.hessian(reward / beta, met, beta))
-        online.append(rate.fastest / rate.slowest)
-    names = "condition", "factor", "measured", "steps", "counted"
-    return {"beta": np.asarray(betas, float), "natural": np.array(natural), "online": np.array(online),
-            **dict(zip(names, np.array(rows).swapaxes(0, 1), strict=True))}
 
 
 # ---- the experiment
