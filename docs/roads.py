@@ -121,7 +121,8 @@ HELD: tuple[tuple[str, str, dict[str, float]], ...] = (
     ("RLOO, GRPO", "grpo", {}), ("GRPO, a rule judges", "grpo", {"reward_model": 0}),
     ("GRPO, a rule judges, no penalty", "grpo", {"reward_model": 0, "reference": 0}),
     ("online DPO", "online_dpo", {}), ("DPO", "dpo", {}), ("DPO, reference log-probs stored", "dpo", {"reference": 0}),
-    ("RSO", "rso", {}), ("best of n, distilled", "best_of_n", {}), ("reward model", "rm", {}), ("SFT", "sft", {}),
+    ("iterative DPO, RSO", "rso", {}), ("best of n, distilled", "best_of_n", {}), ("reward model", "rm", {}),
+    ("SFT", "sft", {}),
 )
 
 

@@ -84,6 +84,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     "rloo": {"train": ("policy*", REFERENCE, REWARD)},
     "grpo": {"train": ("policy*", REFERENCE, REWARD)},
     "ppo": {"train": ("policy*", REFERENCE, REWARD, "value model*")},
+    "iterative_dpo": {"sample": (POLICY,), "judge": (REWARD,), "train": ("policy*", REFERENCE)},
     "rso": {"sample": (POLICY,), "judge": (REWARD,), "train": ("policy*", REFERENCE)},
     "best_of_n": {"sample": (POLICY,), "judge": (REWARD,), "train": ("policy*",)},
 }
@@ -93,13 +94,14 @@ def memory(method: str, parameters: float, *, reference: float | None = None, re
            value_model: float | None = None) -> Memory:
     """state = Σ 16 P over trained models + Σ 2 P over frozen ones,   weights = Σ 2 P,   in bytes
 
-    method       "sft", "rm", "dpo", "online_dpo", "rloo", "grpo", "ppo", "rso" or "best_of_n"
+    method       "sft", "rm", "dpo", "online_dpo", "iterative_dpo", "rloo", "grpo", "ppo", "rso" or "best_of_n"
     parameters   P of the policy; of "rm", whose only model it is, of the reward model
     reference, reward_model, value_model   theirs, by default as many; 0 where there is none in memory
 
-    reference=0: for "dpo" and "rso", its log-probs were stored beforehand; for the others, no penalty. reward_model=0:
-    a rule judges. A method that takes a reward model is preceded by "rm", unless there is one. "rso" and "best_of_n"
-    sample, judge and then train on what was kept; without the last phase, best-of-n trains nothing.
+    reference=0: for "dpo", "iterative_dpo" and "rso", its log-probs were stored beforehand; for the others, no penalty.
+    reward_model=0: a rule judges. A method that takes a reward model is preceded by "rm", unless there is one.
+    "iterative_dpo", "rso" and "best_of_n" sample, judge and then train on what was kept; without the last phase,
+    best-of-n trains nothing.
 
     What tutorials compare, four models against two, is weights alone:
 

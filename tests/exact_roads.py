@@ -291,7 +291,7 @@ def groups(policy: Any, params: Params, responses: dn.Responses, r: Array,
 def silent() -> Iterator[Row]:
     """Of G answers each is right with probability p: all agree with probability p^G + (1-p)^G. Then GRPO's step is
     exactly 0, and so is that of the pairs that the group leaves. A baseline that does not come from the group is not
-    silenced. Measured: all 2⁸ groups of a two-armed bandit, and 3,600 groups for sums mod 3 of a uniform trigram.
+    silenced. Measured: all 2⁸ groups of a two-armed bandit, and 3,600 groups for sums mod 3 of a uniform 4-gram.
     """
     G, p = 8, 0.1
     r, arm, params = np.array([1.0, 0.0]), bandit([[1.0, 0.0]]).responses, {"W": np.log([[p, 1 - p]])}
@@ -308,12 +308,12 @@ def silent() -> Iterator[Row]:
                   1e-12)
     yield Row("share of groups without a step, p = 0.1, REINFORCE less p", float(sampling.no_signal(p, G)),
               quiet["REINFORCE less p"], 0.1, holds=False)
-    task, rng, policy = modular_sums(3), np.random.default_rng(4), NGram(vocab=4, order=3)
-    flat = {"W": np.zeros((16, 4))}
+    task, rng, policy = modular_sums(3), np.random.default_rng(4), NGram(vocab=5, order=4)
+    flat = {"W": np.zeros((125, 5))}
     drawn = [np.asarray(dn.rollout(policy, flat, task, G, rng).facts["reward"]) for _ in range(400)]
     share = np.mean([each.std(axis=1) == 0 for each in drawn])
-    expected = float(sampling.no_signal(1 / 16, G))
-    yield Row("share of silent groups of `rollout`, p = 1/16", expected, share,
+    expected = float(sampling.no_signal(1 / 25, G))
+    yield Row("share of silent groups of `rollout`, p = 1/25", expected, share,
               3 * np.sqrt(expected * (1 - expected) / 3600))
     step = next(dn.train_grpo(policy, flat, dn.Task(task.prompts, lambda y: np.ones(len(y)), 2), dn.sgd(1.0), rng))
     yield Row("`train_grpo`, all answers right: the largest entry of its gradient", 0, abs(step.grad["W"]).max(), 0)

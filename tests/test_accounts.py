@@ -22,6 +22,8 @@ BY_HAND = [
     ("ppo", {"value_model": 0.5e9}, 7, 28),
     ("ppo", {"reward_model": 3e9, "reference": 0}, 10, 38),
     ("rso", {}, 4, 18),
+    ("iterative_dpo", {}, 4, 18),
+    ("iterative_dpo", {"reference": 0, "reward_model": 0}, 2, 16),
     ("rso", {"reference": 0}, 2, 16),
     ("rso", {"reward_model": 10e9}, 20, 20),  # the judge alone is larger than what is trained
     ("best_of_n", {}, 2, 16),
