@@ -140,6 +140,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("losses.Loss._fact", "np.promote_types(⟦"),
         ("readings.sequence_logp", "np.result_type(⟦"),
         ("readings.sequence_kl", "np.result_type(⟦"),
+        ("readings.sequence_reward", "np.result_type(⟦"),
         ("readings._scored", "max(⟦mask.size, 1 → 1, mask.size⟧)"),
         ("readings._blocks", "max(⟦1, BLOCK // vocab → BLOCK // vocab, 1⟧)"),
         ("surrogates._count", "np.maximum(⟦"),
@@ -175,6 +176,10 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("readings.token_entropy", "flat.shape[⟦- → ⟧1]"),
         ("readings.token_entropy.pullback", "flat.shape[⟦- → ⟧1]"),
         ("readings.token_entropy.parts", "sum(axis=⟦- → ⟧1)"),
+        ("readings.token_value", "flat.shape[⟦- → ⟧1]"),
+        ("readings.token_value", "sum(axis=⟦- → ⟧1)"),
+        ("readings.token_value.pullback", "flat.shape[⟦- → ⟧1]"),
+        ("readings.token_value.shares", "sum(axis=⟦- → ⟧1,"),
     ]),
     ("NumPy takes any negative number for the axis that is left over.", [
         ("numerics.log_normalizer", "x.reshape(-⟦1 → 2⟧"),
@@ -187,6 +192,10 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("readings.token_entropy", "logits.reshape(-⟦1 → 2⟧"),
         ("readings.token_entropy", "value.reshape(-⟦1 → 2⟧)"),
         ("readings.token_entropy.pullback", ".reshape(-⟦1 → 2⟧)"),
+        ("readings.sequence_reward", ".reshape(-⟦1 → 2⟧"),
+        ("readings.sequence_reward.pullback", ".reshape(-⟦1 → 2⟧"),
+        ("readings.token_value", ".reshape(-⟦1 → 2⟧"),
+        ("readings.token_value.pullback", ".reshape(-⟦1 → 2⟧)"),
         ("readings._scored", ".reshape(-⟦1 → 2⟧)"),
     ]),
     ("One more term of a series that is long enough.", [
@@ -219,6 +228,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ]),
     ("What has no probability counts 0 times.", [
         ("readings.token_entropy.parts", "np.where(p == 0, ⟦0 → 1⟧"),
+        ("readings.token_value.shares", "np.where(there, x, ⟦0 → 1⟧"),
     ]),
     ("One copy is a case of many.", [
         ("readings._scored", "if copies == ⟦1 → 0⟧"),
