@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -81,7 +82,7 @@ class Batches:
             self.began, self.taken = self.rng.bit_generator.state, 0
 
 
-class Loop:
+class Loop(ABC):
     """One training run: what it is made of, and the loop, in which a method fills in the blanks."""
 
     params: Params
@@ -113,17 +114,17 @@ class Loop:
 
     # ---- the blanks
 
+    @abstractmethod
     def rehearse(self) -> None:
         """Whatever is wrong with the options or the data shows before a folder is made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, arrays: Mapping[str, Array], progress: Mapping[str, Any]) -> Iterator[Any]:
         """Steps from `self.params` on, with what else a checkpoint holds"""
-        raise NotImplementedError
 
+    @abstractmethod
     def line(self, step: Any, number: int) -> dict[str, Any]:
         """What a step says of itself, before the gradient's norm"""
-        raise NotImplementedError
 
     def evaluate(self, params: Params) -> dict[str, float]:
         """Of the whole policy, under our names: these are not estimates, where they can be helped."""
