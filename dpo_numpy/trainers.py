@@ -7,7 +7,11 @@
 Those that make their data take a `Task`, whose reward is a rule, a world's, or a trained reward model's, and `rng`, by
 which they sample. π_ref is frozen at the parameters they begin with, unless `reference` says otherwise. They go on for
 ever; steps are those of `train`, with the data they were made on. With J = E r - β KL(π || π_ref), "of J" below says
-that the expected step at the policy that sampled is along the gradient of J.
+that the expected step at the policy that sampled is along the gradient of J. To go on after the last step of a rollout,
+pass `params` and `state` as that step left them, the first `reference`, and the same `rng`.
+
+Each raises `ValueError` at its first step: where `epochs` is below 1, a group too small to compare, β below 0, and what
+`dn.rollout`, the loss and the optimizer raise.
 """
 
 from __future__ import annotations
@@ -139,8 +143,8 @@ def train_grpo(policy: Policy, params: Params, task: Task, optimizer: Optimizer,
     Only without a deviation, without 1/|y| and with the penalty in the reward (or k2 in the loss) is it of J, by the
     factor (K-1)/K: `scale="none"` and `SURROGATES["dr_grpo"]`. The deviation s makes βs of a β in the loss, and leaves
     one in the reward what it is: π* stays at rest. k3 in the loss is a KL(π_ref || π), and 1/|y| makes failures the
-    cheaper the longer they are. Each is shown in docs/exact.md. Shao et al.
-    2024, arXiv:2402.03300, algorithm 1 with μ = `epochs`.
+    cheaper the longer they are. Each is shown in docs/exact.md. Shao et al. 2024, arXiv:2402.03300, algorithm 1 with μ
+    = `epochs`.
 
     >>> import dpo_numpy as dn, toy_models
     >>> policy, task = toy_models.NGram(vocab=4, order=4), toy_models.modular_sums(2)
@@ -225,8 +229,9 @@ def train_ppo(policy: Policy, params: Params, critic: Policy, critic_params: Par
     critic        a policy read as values, `dn.token_value`; it may be the same kind as the policy
     loss          by default `SURROGATES["ppo_clip"]()`; the critic's `SURROGATES["value_clip"]()`
 
-    The first of the epochs is of J where γ = 1, and λ = 1 or the values are right; `ppo_clip` divides it by the mean
-    length. Schulman et al. 2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909.08593.
+    The first of the epochs is of J where γ = 1, and λ = 1 or the values are right, but for the default loss's division
+    by the mean length of what was drawn; `SURROGATES["ppo_clip"](reduction="sequence_sum")` is without. Schulman et al.
+    2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909.08593.
 
     >>> import dpo_numpy as dn, toy_models
     >>> table, task, flat = toy_models.Tabular(vocab=2), toy_models.bandit([[1.0, 0.0]]).task(), {"W": np.zeros((1, 2))}
