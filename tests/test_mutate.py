@@ -142,6 +142,8 @@ def test_complaints(monkeypatch):
     assert complaints(wrong) == ["explained, but killed by test_x: scores.f: a ⟦- → +⟧ b",
                                  "survives: scores.g: a ⟦- → +⟧ b"]
     assert table(wrong).splitlines()[-1] == "| all | 2 | 0 | 1 | 0 | 0 | 0 | 1 | 1.0 |"
+    monkeypatch.setattr(mutate, "EXPLAINED", [(mutate.LAST_BITS, [("scores.f", "⟦- → +⟧")])])
+    assert complaints(Run([Verdict(explained, "tests", "test_x", 60.0)], 1.0, 3.0, 2)) == []
 
 
 # ---- trials
