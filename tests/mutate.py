@@ -995,8 +995,8 @@ sign, operator, constant, comparison or order of arguments changed; the columns 
 
 {table(run)}
 
-{took:.0f} minutes on {run.workers} process{'es' * (run.workers > 1)}, {run.prepared:.1f} of them before the first mutant, with Python
-{platform.python_version()} and NumPy {np.__version__}.
+{took:.0f} minutes on {run.workers} process{'es' * (run.workers > 1)}, {run.prepared:.1f} of them before the first
+mutant, with Python {platform.python_version()} and NumPy {np.__version__}.
 
 ## Survivors
 
