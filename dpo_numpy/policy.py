@@ -47,7 +47,7 @@ def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng
 
     The fact `finished` (N,) is false where `max_length` came before the end-of-string token.
 
-    Raises `ValueError` on an empty prompt or `max_length` below 1.
+    Raises `ValueError` on an empty prompt, `max_length` below 1, and parameters of several replicates.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1")
@@ -62,7 +62,10 @@ def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng
     alive = np.arange(len(prompts))
     for _ in range(steps if len(alive) else 0):
         width = length[alive].max()
-        logp = log_softmax(_next_logits(policy, params, tokens[alive, :width], length[alive]))
+        logits = _next_logits(policy, params, tokens[alive, :width], length[alive])
+        if logits.ndim != 2:
+            raise ValueError(f"params give logits of shape {logits.shape}; expected (N, V), those of one policy")
+        logp = log_softmax(logits)
         cdf = np.cumsum(np.exp(logp), axis=-1, dtype=np.float64)
         u = rng.random(len(alive))[:, None] * cdf[:, -1:]
         drawn = (cdf <= u).sum(axis=-1)
@@ -148,4 +151,4 @@ def _next_logits(policy: Policy, params: Params, tokens: Array, length: Array) -
     if hasattr(policy, "next_logits"):
         return policy.next_logits(params, tokens, length)  # type: ignore[no-any-return]
     logits, _ = policy.logits(params, tokens)
-    return np.asarray(logits[np.arange(len(tokens)), length - 1])
+    return np.asarray(logits[..., np.arange(len(tokens)), length - 1, :])

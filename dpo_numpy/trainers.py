@@ -158,7 +158,7 @@ def train_grpo(policy: Policy, params: Params, task: Task, optimizer: Optimizer,
 
     def told(batch: Preferences, _: Params) -> Preferences:
         batch = batch.with_facts(advantage=group_advantage(_penalized(policy, frozen, batch, beta), scale=scale))
-        return batch.with_reference(policy, frozen, "token_logp") if "ref_token_logp" in loss.needs else batch
+        return _told(batch, policy, frozen, "token_logp") if "ref_token_logp" in loss.needs else batch
 
     return _online(policy, params, task, told, loss, optimizer, rng, group, epochs, state)
 
@@ -247,7 +247,7 @@ def train_ppo(policy: Policy, params: Params, critic: Policy, critic_params: Par
     state = optimizer.init(params) if state is None else state
     critic_state = critic_optimizer.init(critic_params) if critic_state is None else critic_state
     while True:
-        batch = rollout(policy, params, task, group, rng).with_reference(policy, frozen, "token_logp")
+        batch = _told(rollout(policy, params, task, group, rng), policy, frozen, "token_logp")
         responses = batch.responses
         value = read(critic, critic_params, responses, np.arange(len(responses)), ["token_value"])[0]["token_value"]
         paid = penalized_reward(np.asarray(batch.facts["reward"]).reshape(-1), responses.facts["old_token_logp"],
@@ -329,14 +329,25 @@ def _penalized(policy: Policy, reference: Params, batch: Preferences, beta: floa
     reward = np.asarray(batch.facts["reward"])
     if not within("beta", beta, 0, np.inf):
         return reward
-    responses = batch.responses
-    ref = read(policy, reference, responses, np.arange(len(responses)), ["token_logp"])[0]["token_logp"]
-    log_ratio = (responses.facts["old_token_logp"] - ref).sum(axis=-1)
+    facts = _told(batch, policy, reference, "token_logp").responses.facts
+    log_ratio = (facts["old_token_logp"] - facts["ref_token_logp"]).sum(axis=-1)
     return np.asarray(reward - beta * log_ratio[batch.index])
 
 
 def _compared(policy: Policy, reference: Params, pairs: Preferences, loss: Loss) -> Preferences:
-    return pairs.with_reference(policy, reference, *dict.fromkeys(["logp", *loss.reads]))
+    return _told(pairs, policy, reference, *dict.fromkeys(["logp", *loss.reads]))
+
+
+def _told(batch: Preferences, policy: Policy, reference: Params, *readings: str) -> Preferences:
+    """With what the reference says of the responses, which must be something: else KL is infinite"""
+    told = batch.with_reference(policy, reference, *readings)
+    ref = next(iter(fact for name, fact in told.responses.facts.items() if name.startswith("ref_")))
+    if np.isneginf(ref).any():
+        row = np.argwhere(np.isneginf(ref))[0][0]
+        tokens, mask = told.responses.tokens[row], told.responses.mask[row]
+        raise ValueError(f"reference has probability 0 for the response {tokens[mask].tolist()}, which the policy "
+                         "gave; expected one that can say whatever the policy can")
+    return told
 
 
 def _with(batch: Preferences, responses: Responses) -> Preferences:

@@ -459,6 +459,12 @@ def test_the_exact_gradient_is_that_of_its_value(policy):
     (lambda: next(dn.train_rloo(TABLE, START, bandit([[1.0, 0.0]]).task(), SGD,
                                 Forced(np.full(4, 0.99)))),
      "the world has no response [2] to prompt [0]; expected one of its own, or `outside`, a reward for others"),
+    *[(lambda train=train: next(train(TABLE, START, TASK, SGD, Forced(np.full(4, 0.99)), group=4,
+                                      reference={"W": np.array([[0.0, 0.0, -np.inf]])})),
+       "reference has probability 0 for the response [2], which the policy gave; expected one that can say whatever "
+       "the policy can") for train in (dn.train_rloo, dn.train_grpo, dn.train_online_dpo, ppo)],
+    (lambda: next(dn.train_rloo(TABLE, {"W": np.zeros((5, 1, 3))}, TASK, SGD, np.random.default_rng(0))),
+     "params give logits of shape (5, 4, 3); expected (N, V), those of one policy"),
 ])
 def test_bad_input_is_one_sentence(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
