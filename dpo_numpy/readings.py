@@ -176,9 +176,9 @@ def sequence_reward(logits: Array, tokens: Array, mask: Array) -> tuple[Array, P
     """r(x, y) = Σₜ logitsₜ₋₁[tokenₜ] over the mask;  dr/dlogitsₜ₋₁ = onehot(tokenₜ)
 
     A reward model: a policy that is not normalized. What it can express is what the policy's own logits can: a number a
-    response (`Tabular`), θ·φ(x, y) (`LogLinear`), a number a context and token (`NGram`), a score a token where weights
-    are shared. Trained by `LOSSES["bt_rm"]` or `pl_rm`, in nats of the annotators' log-odds. Added up in float64 and
-    rounded once. Shapes and errors as in `sequence_logp`.
+    response (`Tabular`), θ·φ(x, y) and the base (`LogLinear`), a number a context and token (`NGram`), a score a token
+    where weights are shared. Trained by `LOSSES["bt_rm"]` or `pl_rm`, in nats of the annotators' log-odds. Added up in
+    float64 and rounded once. Shapes and errors as in `sequence_logp`.
 
     Elsewhere: reward models put a head with one output on the last token's hidden state, in place of these logits.
 

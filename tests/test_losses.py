@@ -45,6 +45,7 @@ LIMIT = {
     # what z, up to 100 here, is rounded by is that many ulps of e^-z
     **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_js", "f_dpo_alpha", "f_dpo_chi2", "alphapo"), 256),
     **dict.fromkeys(("apo_down", "reward_rpo"), 8),  # a product of six factors; 5.3 and 4.6 at most so far
+    "simpo": 8,  # σ(z) - (1 - ε) may be a fifth of its terms, over lengths that z was rounded with; 4.6 at most so far
     "exo": 8,  # (z - z₀)², where z is 0: what z₀ is rounded by, twice
     "nca_listwise": 8,
 }
