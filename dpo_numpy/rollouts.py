@@ -92,13 +92,13 @@ def ranked_pairs(
     """Every two responses of a group, the chosen one first; by Δ, how much the reward of one is above the other's
 
     judged     (B, K) with a fact `reward`, as from `rollout`
-    labels     "expected": both orders, weighed σ(Δ) and σ(-Δ), the annotator of Bradley and Terry without the noise of
-               his labels; "sampled": one order, drawn with these probabilities by `rng`; "sign": the better one is
+    labels     "expected": both orders, weighed σ(Δ) and σ(-Δ), the labels of Bradley and Terry's annotator without
+               their noise; "sampled": one order, drawn with these probabilities by `rng`; "sign": the better one is
                chosen, and equal rewards say nothing
 
     Pairs of a prompt share its weight; what says nothing has weight 0, so that a step is the smaller the less is said.
 
-    Raises `ValueError` on groups of one, and labels to be sampled without `rng`.
+    Raises `ValueError` where there are no rewards, on groups of one, and on labels to be sampled without `rng`.
 
     >>> from dpo_numpy.preferences import pad
     >>> judged = Preferences(pad([([0], [1]), ([0], [2])]), [[0, 1]], facts={"reward": [[0.0, np.log(3.0)]]})
@@ -106,13 +106,13 @@ def ranked_pairs(
     >>> pairs.index.tolist(), pairs.weight.round(12).tolist()
     ([[0, 1], [1, 0]], [0.25, 0.75])
     """
-    reward = np.asarray(judged.facts["reward"])
+    reward = _rewards(judged)
     if reward.shape[1] < 2:
         raise ValueError(f"judged has groups of {reward.shape[1]}; expected at least 2 responses to compare")
     i, j = np.triu_indices(reward.shape[1], 1)
     ahead = reward[:, i] - reward[:, j]
     if one_of("labels", labels, "expected", "sampled", "sign") == "sign":
-        first, second = np.sign(ahead) > 0, np.sign(ahead) < 0
+        first, second = ahead > 0, ahead < 0
     elif labels == "expected":
         first, second = sigmoid(ahead), sigmoid(-ahead)
     elif rng is None:
@@ -131,16 +131,15 @@ def ranked_pairs(
 def best_of(judged: Preferences) -> Preferences:
     """The best of each group of K, the first among equals, (B, 1): draws with the law `analytic.sampling.best_of_n`
 
-    Supervised fine-tuning on them distills best-of-n: `dn.train_best_of_n`. Weights stay.
+    Supervised fine-tuning on them distills best-of-n: `dn.train_best_of_n`. Weights stay. Raises `ValueError` where
+    there are no rewards.
 
     >>> from dpo_numpy.preferences import pad
     >>> judged = Preferences(pad([([0], [k]) for k in (1, 2, 3)]), [[0, 1, 2]], facts={"reward": [[0.0, 2.0, 1.0]]})
     >>> best_of(judged).index.tolist()
     [[1]]
     """
-    best = np.argmax(np.asarray(judged.facts["reward"]), axis=1)[:, None]
-    return Preferences(judged.responses, np.take_along_axis(judged.index, best, axis=1), judged.weight,
-                       {"reward": np.take_along_axis(np.asarray(judged.facts["reward"]), best, axis=1)})
+    return _columns(judged, np.argmax(_rewards(judged), axis=1)[:, None])
 
 
 def rejection_sample(judged: Preferences, beta: float, keep: int, rng: np.random.Generator) -> Preferences:
@@ -151,14 +150,14 @@ def rejection_sample(judged: Preferences, beta: float, keep: int, rng: np.random
     were drawn from π_ref; those after it are the nearer to π_ref the more of K are kept. Liu et al. 2023 (RSO),
     arXiv:2309.06657, algorithm 1, where equal candidates count once.
 
-    Raises `ValueError` where more are to be kept than there are, and β is not above 0.
+    Raises `ValueError` where there are no rewards, more are to be kept than there are, or β is not above 0.
 
     >>> from dpo_numpy.preferences import pad
     >>> judged = Preferences(pad([([0], [k]) for k in (1, 2, 3)]), [[0, 1, 2]], facts={"reward": [[0.0, 2.0, 1.0]]})
     >>> rejection_sample(judged, beta=0.01, keep=2, rng=np.random.default_rng(0)).index.tolist()  # greedy, nearly
     [[1, 2]]
     """
-    reward = np.asarray(judged.facts["reward"])
+    reward = _rewards(judged)
     if not 1 <= keep <= reward.shape[1]:
         raise ValueError(f"keep is {keep}; expected 1 to {reward.shape[1]}, the candidates of a group")
     beta, kept = positive("beta", beta), []
@@ -171,6 +170,16 @@ def rejection_sample(judged: Preferences, beta: float, keep: int, rng: np.random
                     chosen.append(k)
                     left.remove(k)
         kept.append(chosen)
-    columns = np.array(kept)
-    return Preferences(judged.responses, np.take_along_axis(judged.index, columns, axis=1), judged.weight,
-                       {"reward": np.take_along_axis(reward, columns, axis=1)})
+    return _columns(judged, np.array(kept))
+
+
+def _rewards(judged: Preferences) -> Array:
+    if "reward" not in judged.facts:
+        raise ValueError("judged has no fact `reward`; expected one number for each response, as `dn.rollout` tells")
+    return np.asarray(judged.facts["reward"])
+
+
+def _columns(judged: Preferences, columns: Array) -> Preferences:
+    """Some of each group's responses, by their places in it"""
+    index, reward = (np.take_along_axis(x, columns, axis=1) for x in (judged.index, _rewards(judged)))
+    return Preferences(judged.responses, index, judged.weight, {"reward": reward})

@@ -17,6 +17,7 @@ Each raises `ValueError` at its first step: where `epochs` is below 1, a group t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from .gradient import read
 from .losses import LOSSES, Loss, within
 from .optim import Optimizer, State
 from .policy import Params, Policy
-from .preferences import Preferences, Responses
+from .preferences import Preferences
 from .rollouts import Task, best_of, ranked_pairs, rejection_sample, rollout
 from .surrogates import SURROGATES
 from .training import Step, train
@@ -253,7 +254,8 @@ def train_ppo(policy: Policy, params: Params, critic: Policy, critic_params: Par
         paid = penalized_reward(np.asarray(batch.facts["reward"]).reshape(-1), responses.facts["old_token_logp"],
                                 responses.facts["ref_token_logp"], responses.mask, beta)
         advantage, target = gae(paid, value, responses.mask, gamma, lam)
-        told = _with(batch, responses.with_facts(advantage=advantage, old_token_value=value, token_return=target))
+        facts = {"advantage": advantage, "old_token_value": value, "token_return": target}
+        told = replace(batch, responses=responses.with_facts(**facts))
         for _ in range(_at_least_one("epochs", epochs)):
             actor, = train(policy, params, [told], loss, optimizer, state)
             judge, = train(critic, critic_params, [told], critic_loss, critic_optimizer, critic_state)
@@ -348,10 +350,6 @@ def _told(batch: Preferences, policy: Policy, reference: Params, *readings: str)
         raise ValueError(f"reference has probability 0 for the response {tokens[mask].tolist()}, which the policy "
                          "gave; expected one that can say whatever the policy can")
     return told
-
-
-def _with(batch: Preferences, responses: Responses) -> Preferences:
-    return Preferences(responses, batch.index, batch.weight, batch.facts)
 
 
 def _copy(params: Params) -> Params:

@@ -172,6 +172,9 @@ def silent_judge(value):
      "labels is 'hard'; expected 'expected' or 'sampled' or 'sign'"),
     (lambda: rejection_sample(judged([[1.0, 0.0]]), 1.0, 3, np.random.default_rng(0)),
      "keep is 3; expected 1 to 2, the candidates of a group"),
+    *[(lambda call=call: call(Preferences(judged([[1.0, 0.0]]).responses, [[0, 1]])),
+       "judged has no fact `reward`; expected one number for each response, as `dn.rollout` tells")
+      for call in (ranked_pairs, best_of, lambda given: rejection_sample(given, 1.0, 1, np.random.default_rng(0)))],
     (lambda: rejection_sample(judged([[1.0, 0.0]]), 0.0, 1, np.random.default_rng(0)),
      "beta is 0.0; expected a finite number above 0"),
 ])

@@ -51,6 +51,12 @@ def test_what_did_not_end_is_wrong():
     assert brackets(2).reward(pad([([1], [0]), ([1], [2]), ([1], [2, 0])])).tolist() == [0.0, 0.0, 1.0]
 
 
+def test_only_brackets_close():
+    """A policy may know other tokens, and a response of another tool hold an end before its end."""
+    assert brackets(3).reward(pad([([1], [3, 0]), ([1], [1, 2, 3, 0]), ([1], [0, 0]), ([1], [2, 0])])).tolist() == [
+        0.0, 0.0, 0.0, 1.0]
+
+
 def test_bad_input_is_one_sentence():
     for call, message in [
         (lambda: brackets(2, 3), "^depth is 3 and most is 2; expected a depth of at least 1 and no more than most$"),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from dpo_numpy.preferences import Responses
+from dpo_numpy.preferences import Responses, pad
 from toy_models import World, bandit, strings
 
 EPS = np.finfo(np.float64).eps
@@ -168,3 +168,16 @@ def test_any_responses_make_a_world():
         Responses(tokens, np.array([[False, True, True]] * 4)), np.array([7, 7, 9, 9]), np.arange(4))
     assert world.population().index.tolist() == [[0, 1], [2, 3], [1, 0], [3, 2]]
     assert world.reward.dtype == np.float64
+
+
+def test_a_task_knows_what_each_response_is_worth_and_of_others_what_it_is_told():
+    world = strings(3, 2, lambda y: float(len(y)))
+    task = world.task(outside=-7.0)
+    assert task.prompts == [[0]]
+    assert task.max_length == 2
+    assert task.reward(world.responses).tolist() == world.reward.tolist()
+    assert task.reward(pad([([0], [1, 1]), ([0], [1, 0]), ([1], [1, 0])])).tolist() == [-7.0, 2.0, -7.0]
+    message = ("the world has no response [1, 1] to prompt [0]; expected one of its own, or `outside`, a reward for "
+               "others")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        world.task().reward(pad([([0], [1, 1])]))

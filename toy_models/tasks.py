@@ -36,8 +36,9 @@ def brackets(most: int, depth: int = 1) -> Task:
         raise ValueError(f"depth is {depth} and most is {most}; expected a depth of at least 1 and no more than most")
 
     def right(text: list[int], _: int) -> bool:
-        level = np.cumsum([1 if token == OPEN else -1 for token in text[:-1]])
-        return bool(text[-1] == END and level[-1] == 0 and level.min() >= 0)
+        *said, end = text
+        level = np.cumsum([{OPEN: 1, CLOSE: -1}.get(token, -np.inf) for token in said])
+        return bool(end == END and level[-1] == 0 and level.min() >= 0)
 
     return Task([[OPEN] * k for k in range(1, depth + 1)], _checked(right), most + 1)
 
