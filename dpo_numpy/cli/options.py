@@ -176,7 +176,7 @@ def _loss(method: str, given: Mapping[str, Any]) -> str | None:
 
 def _default(name: str, method: str, world: bool) -> Any:
     if name == "learning_rate":
-        return RATES["world" if world else method if method in RATES else "file"]
+        return RATES["world" if world else "file"]
     return SAMPLED if method in ONLINE else Options.max_new_tokens
 
 
@@ -227,8 +227,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     add(group, "optimizer", "which", choices=OPTIMIZERS)
     add(group, "learning_rate", "a constant", type=float, metavar="LR",
-        shown=", ".join(f"{rate} for a {where}" if where in ("file", "world") else f"{rate} for {where} on a file"
-                        for where, rate in RATES.items()))
+        shown=", ".join(f"{rate} for a {where}" for where, rate in RATES.items()))
     add(group, "max_grad_norm", "gradients longer than this are cut to it (default: never)", type=float, metavar="NORM")
     add(group, "batch_size", "comparisons a step (default: all of them); prompts a step for methods that sample "
         f"(default: all of a world's, {PROMPTS} on a file)", "--per_device_train_batch_size", type=int, metavar="N")
