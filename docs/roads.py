@@ -27,7 +27,7 @@ A reward model and a policy gradient, PPO, RLOO, GRPO, rejection sampling, DPO: 
 KL(π || π_ref), and that is at one policy, π\\* = π_ref e^{r/β}/Z, with J\\* - J = β KL(π || π\\*). In two worlds
 small enough to know every distance to π\\*, whose policies can be π\\*, each was trained from π_ref by the trainers of
 this package. Made by `python docs/roads.py` from `toy_models/experiments/five_roads.py`, whose claims are asserted by
-`tests/test_five_roads.py`.
+`tests/experiments/test_five_roads.py`.
 
 What differs is not where the roads end. It is
 

@@ -35,6 +35,9 @@ from ..ngram import NGram
 from ..tabular import Tabular
 from ..worlds import bandit, strings
 from ._ascent import train_exact_gradient
+from ._claims import Claim, above, below, near
+from ._config import require
+from ._figure import axes
 from ._roads import MILD, SLANTED, WITHIN, conditioning, policies, published
 
 __all__ = ["MILD", "SLANTED", "Config", "claims", "conditioning", "plot", "published", "run"]
@@ -54,8 +57,16 @@ NEAR = 1e-9  # nats: there
 
 @dataclass(frozen=True)
 class Config:
-    """copies: of the table. steps: of the table's roads. pairs: labelled ones a prompt, as many as responses drawn in
-    `steps` groups make. noise: the standard deviation of a reward. cut: tokens of a response of the language.
+    """What is trained, and for how long
+
+    beta                            nats of reward that a nat of KL costs
+    copies                          of the table
+    group, language_group           responses drawn for a prompt at a step
+    steps, language_steps           of the sampled roads; labelled pairs are as many as fit in what these draw
+    noise                           standard deviation of a noisy reward
+    cut                             tokens of a response of the language
+    betas                           at which conditioning is measured
+    seed                            of all that is drawn
     """
 
     seed: int = 0
@@ -70,14 +81,8 @@ class Config:
     betas: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1)
 
     def __post_init__(self) -> None:
-        for name in ("beta", "noise", "betas"):
-            value = getattr(self, name)
-            if not (np.size(value) and np.isfinite(value).all() and np.min(value) > 0):
-                raise ValueError(f"{name} is {value}; expected finite numbers above 0")
-        least = {"copies": 2, "group": 2, "steps": 60, "language_group": 2, "language_steps": 60, "cut": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        require(self, positive=("beta", "noise", "betas"), least={
+            "copies": 2, "group": 2, "steps": 60, "language_group": 2, "language_steps": 60, "cut": 1})
 
     @property
     def pairs(self) -> int:
@@ -362,43 +367,40 @@ def run(config: Config | None = None) -> dict[str, Array]:
         f"{part}.{name}": np.asarray(value) for part, found in parts.items() for name, value in found.items()}
 
 
-def claims(result: dict[str, Array]) -> dict[str, tuple[bool, float]]:
-    """Whether each claim holds, and the number that decides"""
+def claims(result: dict[str, Array]) -> dict[str, Claim]:
+    """Each claim: whether it holds, by which number"""
     def of(part: str, name: str, road: str) -> Any:
         row, = np.flatnonzero(result[f"{part}.road"] == road)
         return result[f"{part}.{name}"][row]
 
-    def claim(holds: Any, number: Any) -> tuple[bool, float]:
-        return bool(holds), float(number)
-
-    found: dict[str, tuple[bool, float]] = {}
+    found: dict[str, Claim] = {}
     beta = result["beta"]
     for part in ("table", "language"):
         identity = abs(result[f"{part}.regret"] - beta * result[f"{part}.kl"]).max()
-        found[f"{part}: J* - J = β KL(π || π*): max |difference|"] = claim(identity < 1e-12, identity)
+        found[f"{part}: J* - J = β KL(π || π*): max |difference|"] = below(identity, 1e-12)
         told, kl = result[f"{part}.told"], result[f"{part}.kl"]
         worst = kl[told == "r"].max()
-        found[f"{part}: told r, every road ends at π*: largest KL"] = claim(worst < NEAR, worst)
+        found[f"{part}: told r, every road ends at π*: largest KL"] = below(worst, NEAR)
         two = (of(part, "policy", road) for road in ("reward model of n labels, then e^{r/β}", "DPO, n labels"))
         apart = abs(np.subtract(*two)).max()
-        found[f"{part}: of the same labels, reward model and DPO make one policy: max |difference|"] = claim(
-            apart < 1e-6, apart)
+        found[f"{part}: of the same labels, reward model and DPO make one policy: max |difference|"] = below(
+            apart, 1e-6)
         astray = of(part, "kl", "GRPO as published, falling steps")
-        found[f"{part}: GRPO as published ends elsewhere: KL"] = claim(astray > 0.02, astray)
+        found[f"{part}: GRPO as published ends elsewhere: KL"] = above(astray, 0.02)
         path = of(part, "path", "RLOO")
         shrunk = path[60] / path[30]
-        found[f"{part}: noise dies at π*, KL of RLOO after 60 steps over 30 (1/n: ½)"] = claim(shrunk < 0.05, shrunk)
+        found[f"{part}: noise dies at π*, KL of RLOO after 60 steps over 30 (1/n: ½)"] = below(shrunk, 0.05)
 
     one = of("table", "path", "natural policy gradient, exact")[1]
-    found["table: one natural step of 1/β is enough: KL"] = claim(one < NEAR, one)
+    found["table: one natural step of 1/β is enough: KL"] = below(one, NEAR)
     policies = [of("table", "policy", f"reward model of n labels, then {end}") for end in ("e^{r/β}", "RLOO")]
     apart = abs(policies[0] - policies[1]).max()
-    found["table: RLOO on a reward model ends at its e^{r/β}: max |difference|"] = claim(apart < 1e-6, apart)
+    found["table: RLOO on a reward model ends at its e^{r/β}: max |difference|"] = below(apart, 1e-6)
     labelled, theory = of("table", "kl", "DPO, n labels"), result["table.theory"]
     # a mean of as many squares as there are log-odds: three standard deviations of it
     likely = 3 * np.sqrt(2 / result["table.best"][:, 1:].size)
-    found["table: n labels leave the KL that theory says: ratio"] = claim(
-        abs(labelled / theory - 1) < likely, labelled / theory)
+    found["table: n labels leave the KL that theory says: ratio"] = near(
+        labelled / theory, 1, likely)
     falls = {"DPO": result["table.fewer"] / labelled}
     for name, road in (("online DPO", "online DPO, drawn labels, falling steps"),
                        ("noisy RLOO", "RLOO, noisy rewards, falling steps")):
@@ -407,46 +409,44 @@ def claims(result: dict[str, Array]) -> dict[str, tuple[bool, float]]:
         falls[name] = path[10 * (steps // 40)] / path[steps]
     # two such means: three standard deviations of the exponent are about 0.6
     for name, ratio in falls.items():
-        found[f"table: {name} falls as n^-1: exponent"] = claim(abs(log(ratio, 4) - 1) < 0.6, log(ratio, 4))
+        found[f"table: {name} falls as n^-1: exponent"] = near(log(ratio, 4), 1, 0.6)
     ends = result["table.policy"][result["table.road"] == "GRPO as published, falling steps"][0]
     mean = ends.reshape(-1, *result["table.published"].shape).mean(axis=0)
     off = abs(mean - result["table.published"]).max()
-    found["table: GRPO as published ends where enumeration says: max |difference|"] = claim(off < 0.03, off)
+    found["table: GRPO as published ends where enumeration says: max |difference|"] = below(off, 0.03)
     least = result["table.below"].min()
-    found["table: no road is above the frontier: least distance"] = claim(least > -1e-12, least)
+    found["table: no road is above the frontier: least distance"] = above(least, -1e-12)
     under = result["table.below"][result["table.told"] == "r"].max()
-    found["table: told r, they are on it: largest distance"] = claim(under < NEAR, under)
+    found["table: told r, they are on it: largest distance"] = below(under, NEAR)
 
     cut = result["language.goes_on"].max()
-    found["language: what the cut leaves out, of every policy"] = claim(cut < 1e-6, cut)
+    found["language: what the cut leaves out, of every policy"] = below(cut, 1e-6)
     noise, bias = (of("language", "kl", f"PPO, values of the last token, λ = {lam}, falling steps") for lam in "1½")
-    found["language: a value model that cannot know the values leaves PPO noise: KL"] = claim(noise > 1e-5, noise)
-    found["language: and, for λ < 1, another end: KL at λ = ½ over that at 1"] = claim(bias > 5 * noise, bias / noise)
+    found["language: a value model that cannot know the values leaves PPO noise: KL"] = above(noise, 1e-5)
+    found["language: and, for λ < 1, another end: KL at λ = ½ over that at 1"] = above(bias / noise, 5)
 
     condition, counted = result["conditioning.condition"], result["conditioning.counted"]
     varies = np.ptp(condition[:, 1]) / condition[0, 1]
-    found["conditioning: that of DPO does not know β: relative range"] = claim(varies < 1e-9, varies)
+    found["conditioning: that of DPO does not know β: relative range"] = below(varies, 1e-9)
     grows = condition[-1, 0] / condition[:, 0].min()
-    found["conditioning: that of policy gradient grows as β falls: factor"] = claim(grows > 10, grows)
+    found["conditioning: that of policy gradient grows as β falls: factor"] = above(grows, 10)
     alike = abs(np.log(result["conditioning.online"] / condition[:, 0])).max()
-    found["conditioning: DPO on pairs drawn from π* has that of policy gradient: |log ratio|"] = claim(
-        alike < 0.2, alike)
+    found["conditioning: DPO on pairs drawn from π* has that of policy gradient: |log ratio|"] = below(
+        alike, 0.2)
     off = abs(result["conditioning.measured"] - result["conditioning.factor"]).max()
-    found["conditioning: factors a step, measured less predicted"] = claim(off < 0.01, off)
+    found["conditioning: factors a step, measured less predicted"] = below(off, 0.01)
     over = (counted / np.ceil(result["conditioning.steps"])).max()
-    found["conditioning: steps to KL < 1e-6, counted over what the rate says, at most"] = claim(over < 1.5, over)
+    found["conditioning: steps to KL < 1e-6, counted over what the rate says, at most"] = below(over, 1.5)
     natural = result["conditioning.natural"].max()
-    found["conditioning: one natural step at every β: KL"] = claim(natural < NEAR, natural)
+    found["conditioning: one natural step at every β: KL"] = below(natural, NEAR)
     ratio = counted[-1, 0] / counted[-1, 1]
-    found["conditioning: steps of policy gradient over those of DPO, at the least β"] = claim(ratio > 10, ratio)
+    found["conditioning: steps of policy gradient over those of DPO, at the least β"] = above(ratio, 10)
     return found
 
 
 def plot(result: dict[str, Array], ax: Any = None) -> Any:
     """KL(π || π*) against steps, of the table; returns the axes"""
-    import matplotlib.pyplot as plt
-
-    ax = plt.subplots(figsize=(7.5, 4.5), layout="constrained")[1] if ax is None else ax
+    ax = axes(ax)
     shown = {  # Okabe and Ito
         "policy gradient, exact": ("#000000", "-"), "RLOO": ("#0072B2", "-"), "PPO": ("#D55E00", "-"),
         "DPO, every pair": ("#009E73", "-"), "online DPO, expected labels": ("#56B4E9", "-"),
