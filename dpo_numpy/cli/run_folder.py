@@ -1,7 +1,7 @@
 """A run's folder: files appear whole or not at all, a kill at any moment leaves something to resume from.
 
 config.json is written first and removed last: where it is missing or someone else's, nothing there is touched.
-report.txt is written last: where it stands, the run is finished.
+What is written last, report.txt of a training, tells that the run is finished.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "write_whole"]
 
 Array = NDArray[Any]
 
@@ -26,10 +26,14 @@ OURS = (REPORT, CHECKPOINT, LOG, "metrics.csv", "params.npz", "curves.png", "env
 
 
 class RunFolder:
-    """The output folder of one run; nothing is made before `open`."""
+    """The output folder of one run; nothing is made before `open`.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, -1
+    program: who writes it; ours: the names it may write, first what is
+    written last, last config.json; resumes: whether it can go on with a run
+    """
+
+    def __init__(self, path: Path, program: str = PROGRAM, ours: Sequence[str] = OURS, resumes: bool = True) -> None:
+        self.path, self.program, self.ours, self.resumes, self._lock = path, program, tuple(ours), resumes, -1
 
     # ---- before the run: may it be written, and is it the same run?
 
@@ -47,11 +51,12 @@ class RunFolder:
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise ValueError(f"output_dir is {self.path}, but {nearest} cannot be written to")
         self.config()
-        there = [name for name in self._names() if not _is_temporary(name)]
-        foreign = [name for name in there if name not in OURS]
+        there = [name for name in self._names() if not self._is_temporary(name)]
+        foreign = [name for name in there if name not in self.ours]
         if there and not (resume or overwrite):
-            raise ValueError(f"output_dir {self.path} is not empty: --resume goes on with the run that is there, "
-                             f"--overwrite_output_dir removes it, or name another --output_dir")
+            goes_on = "--resume goes on with the run that is there, " if self.resumes else ""
+            raise ValueError(f"output_dir {self.path} is not empty: {goes_on}--overwrite_output_dir removes it, "
+                             "or name another --output_dir")
         if resume and foreign and CONFIG not in there:
             raise ValueError(
                 f"output_dir {self.path} holds no run to resume, but {foreign[0]}: name another --output_dir"
@@ -59,7 +64,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any] | None:
         """What the run that is there was asked, or None; `ValueError` where a file of that name is someone else's."""
-        ours = [name for name in self._names() if name in OURS]
+        ours = [name for name in self._names() if name in self.ours]
         if CONFIG not in ours:
             if ours:
                 raise ValueError(
@@ -70,13 +75,13 @@ class RunFolder:
             found = json.loads((self.path / CONFIG).read_text("utf-8"))
         except (OSError, ValueError):
             found = None
-        if not isinstance(found, dict) or found.get("program") != PROGRAM:
-            raise ValueError(f"{self.path / CONFIG} was not written by {PROGRAM}: name another --output_dir")
+        if not isinstance(found, dict) or found.get("program") != self.program:
+            raise ValueError(f"{self.path / CONFIG} was not written by {self.program}: name another --output_dir")
         return found
 
     @property
     def finished(self) -> bool:
-        return (self.path / REPORT).is_file()
+        return (self.path / self.ours[0]).is_file()
 
     def _names(self) -> list[str]:
         try:
@@ -96,14 +101,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock_out_others()
             for name in self._names():
-                if _is_temporary(name) or (not resume and name in OURS and name != CONFIG):
+                if self._is_temporary(name) or (not resume and name in self.ours and name != CONFIG):
                     (self.path / name).unlink()
-            self.write_json(CONFIG, {"program": PROGRAM, **config})
+            self.write_json(CONFIG, {"program": self.program, **config})
             self.write_json("env.json", env)
         except (OSError, ValueError) as error:
             self.close()
             for path in made:
-                for name in OURS if path == self.path else ():
+                for name in self.ours if path == self.path else ():
                     (path / name).unlink(missing_ok=True)
                 if path.is_dir():
                     path.rmdir()
@@ -112,18 +117,7 @@ class RunFolder:
             raise
 
     def write(self, name: str, fill: Callable[[IO[bytes]], object]) -> None:
-        """`fill(file)` under a temporary name beside it; the name is given once all is on the disk."""
-        temporary = self.path / f".{name}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-            _sync(self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ValueError(f"{self.path / name} cannot be written: {error.strerror or error}") from error
+        write_whole(self.path / name, fill)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -152,6 +146,9 @@ class RunFolder:
             return Log(self.path / LOG, length)
         except OSError as error:
             raise ValueError(f"{self.path / LOG} cannot be written: {error.strerror}") from error
+
+    def _is_temporary(self, name: str) -> bool:
+        return name.startswith(".") and name.endswith(".tmp") and name[1:-4] in self.ours
 
     def _lock_out_others(self) -> None:
         try:
@@ -203,8 +200,19 @@ class Log:
         self._file.close()
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp") and name[1:-4] in OURS
+def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """`fill(file)` under a temporary name; `path` is given once all is on the disk. `ValueError` if that fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import platform
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import __version__
 from ..data import Examples, Row, load
 from ..data.files import contents
 from ..losses import Loss
 from . import models, worlds
 from .curves import draw, metrics_csv
+from .environment import environment
 from .loop import Loop, Run, told
 from .methods import WORLDS
 from .models import Problem
 from .online import OnlineRun, judged
 from .options import PROMPTS, Options, add_options, make_loss
-from .report import report
 from .reward import RewardRun, checked, load_reward_model, unbiased
 from .run_folder import RunFolder
+from .terminal import progress, tell, warnings_as_sentences
+from .training_report import report
 
 USAGE = "%(prog)s FILE [options]\n       %(prog)s --world NAME [options]"
 DESCRIPTION = """Fits an n-gram reference to a preference file, trains it by DPO or another method,
@@ -71,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
         inputs[told] = path and _sha256(path if name != "reward_model" else checked(path))
     before = folder.config() if args.resume else None
     _same(before, {name: value for name, value in (inputs | options.config()).items() if value is not None})
-    with _warnings_as_sentences():
+    with warnings_as_sentences():
         this, about, held_rows = _made(args, options)
     options = this.options
     config = inputs | about.facts | options.config() | {"output_dir": str(args.output_dir)}
     _same(before, config)
     if args.resume and folder.finished:
-        _tell(f"{args.output_dir} holds a finished run of {options.max_steps} steps: nothing to do")
+        tell(f"{args.output_dir} holds a finished run of {options.max_steps} steps: nothing to do")
         return 0
     with np.errstate(all="ignore"):  # divergence is looked for, step by step, and told in a sentence
         this.rehearse()
@@ -86,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             _train(this, folder, args)
             text = report(this, about.lines, held_rows, args.output_dir)
             folder.write("report.txt", lambda file: file.write(text.encode()))
-    _tell(text)
+    tell(text)
     return 0
 
 
@@ -128,11 +126,11 @@ def _train(this: Loop, folder: RunFolder, args: argparse.Namespace) -> None:
     done = folder.checkpoint() if args.resume else None
     begun, last = (done[1]["step"] if done else 0), this.options.max_steps or 0
     if done:
-        _tell(f"resumed at step {begun}")
+        tell(f"resumed at step {begun}")
     number = begun
     with closing(folder.log(done[1]["log_bytes"] if done else 0)) as log:
         try:
-            with _progress(last, begun, args.no_progress) as bar:
+            with progress(last, begun, args.no_progress) as bar:
                 for line in this.steps(folder, log, args.save_seconds, done):
                     number = line["step"]
                     if bar is not None:
@@ -226,30 +224,6 @@ def split(rows: Sequence[Row], options: Options) -> tuple[list[Row], list[Row], 
             replace(options, eval_fraction=fraction))
 
 
-def environment() -> dict[str, Any]:
-    """What the bits may depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    built: Any = np.show_config(mode="dicts")
-    return {
-        "dpo_numpy": __version__,
-        "python": sys.version,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "processor": platform.processor(),
-        "numpy": np.__version__,
-        **{name: installed(name) for name in ("scipy", "matplotlib")},
-        "simd": built.get("SIMD Extensions", {}),
-        "blas": {key: built.get("Build Dependencies", {}).get("blas", {}).get(key) for key in ("name", "version")},
-    }
-
-
 def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     """Raises `ValueError` where a run is resumed that was asked something else; files may have moved, not changed."""
     for name, value in now.items() if before else ():
@@ -267,33 +241,3 @@ def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(contents(path)).hexdigest()
-
-
-def _tell(text: str) -> None:
-    """To standard output, whose reader may have gone: that must not stop a run."""
-    from . import discard_output
-
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        discard_output()
-
-
-def _progress(total: int, begun: int, unwanted: bool) -> Any:
-    if not unwanted and sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return nullcontext()
-        return tqdm(total=total, initial=begun, unit="step")
-    return nullcontext()
-
-
-@contextmanager
-def _warnings_as_sentences() -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            print(f"dpo-numpy: {warning.message}", file=sys.stderr)
