@@ -8,7 +8,7 @@ from toy_models import experiments
 
 def test_its_page_names_what_it_offers():
     offered = {name for name in experiments.__all__ if name[0].islower()}
-    assert offered == {"check_convergence", "train_exact_gradient"}
+    assert offered == {"bands", "check_convergence", "sweep", "train_exact_gradient"}
     assert all(name in experiments.__doc__ for name in offered)
 
 

@@ -2,6 +2,8 @@
 
     check_convergence      does this training reach π*, how fast, and if not, why not
     train_exact_gradient   policy gradients, plain and natural, that are sums over all responses
+    sweep                  a function over a grid: seeds for each cell, processes, clusters, a file to resume from
+    bands                  of such rows: medians, and how sure they are
 
 `EXPERIMENTS` maps names to modules that each assert one claim, in the order in which one teaches them. Each offers
 
@@ -12,7 +14,7 @@
     PANELS                     where one picture is not enough: plot, and others like it
     REPLICATED                 where chance enters: names of arrays with a row for each of `Config.replicates`
 
-and `dpo-numpy run` lists them.
+`dpo-numpy run` lists them, `Measured(name, ...)` is one as a function of its settings, for `sweep`.
 """
 
 from types import ModuleType
@@ -21,8 +23,10 @@ from . import five_roads
 from ._ascent import train_exact_gradient
 from ._claims import Claim, Skipped
 from ._convergence import Convergence, check_convergence
+from ._sweep import Band, Measured, bands, sweep
 
-__all__ = ["EXPERIMENTS", "Claim", "Convergence", "Skipped", "check_convergence", "train_exact_gradient"]
+__all__ = ["EXPERIMENTS", "Band", "Claim", "Convergence", "Measured", "Skipped", "bands", "check_convergence", "sweep",
+           "train_exact_gradient"]
 
 EXPERIMENTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in (
