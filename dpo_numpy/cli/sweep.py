@@ -107,7 +107,7 @@ def _parser(kind: Any, module: ModuleType, name: str) -> Any:
     parser.add_argument("--jobs", "--n_jobs", type=int, default=1, metavar="N",
                         help="processes, -1: one a core (default: 1)")
     parser.add_argument("--backend", metavar="NAME",
-                        help="joblib's: loky, threading, multiprocessing, dask, ray (default: loky)")
+                        help="joblib's: loky, threading, dask, ray (default: loky)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster, tcp://host:8786")
     parser.add_argument("--measure", nargs="+", metavar="NAME", help="what to draw (default: the first that vary)")
     parser.add_argument("--output_dir", "--out", type=Path, default=Path("dpo-sweep"), metavar="FOLDER",

@@ -21,8 +21,9 @@ __all__ = ["Band", "Measured", "bands", "cell_seed", "sweep"]
 
 Array = NDArray[Any]
 Row = dict[str, Any]
-BACKENDS = ("loky", "threading", "multiprocessing", "dask", "ray")
+BACKENDS = ("loky", "threading", "dask", "ray")
 OWN = ("replicate", "seed", "error")  # columns beside the grid's and what fn returns
+RAY_BLOCK = 64  # tasks whose rows arrive together
 UNREACHED = 10.0  # seconds until a scheduler that does not answer is given up
 
 
@@ -39,8 +40,8 @@ def sweep(fn: Callable[..., Mapping[str, Any]], grid: Mapping[str, Iterable[Any]
     vectorized   fn(**point, seed=..., replicates=seeds) is called once a point; of what it returns, arrays (seeds,)
                  have an entry for each replicate, numbers belong to all
     n_jobs       processes (-1: one a core); 1 computes in this one
-    backend      joblib's: "loky", "threading", "multiprocessing"; "dask" with `scheduler`, an address; "ray" on a
-                 cluster that `ray.init` has joined
+    backend      joblib's: "loky", "threading"; "dask" with `scheduler`, an address; "ray" on the cluster that
+                 `ray.init` has joined, or that it finds by RAY_ADDRESS; there rows arrive 64 tasks at a time
     file         a CSV to which each row is appended as it arrives; cells that it holds are not computed again
     arrived      told how many cells are there, and of how many
 
@@ -60,6 +61,8 @@ def sweep(fn: Callable[..., Mapping[str, Any]], grid: Mapping[str, Iterable[Any]
     points = list(_points(grid))
     if type(seeds) is not int or seeds < 1:
         raise ValueError(f"seeds is {seeds}; expected a whole number, at least 1")
+    if type(n_jobs) is not int or n_jobs < -1 or n_jobs == 0:
+        raise ValueError(f"n_jobs is {n_jobs}; expected a number of processes, or -1 for one a core")
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
     wanted = [_Cell(point, r, cell_seed(seed, point, None if vectorized else r))
@@ -157,10 +160,15 @@ def _computed(fn: Callable[..., Mapping[str, Any]], tasks: Sequence[_Task], vect
         yield from (_rows_of(fn, task, vectorized) for task in tasks)
         return
     joblib = _installed("joblib", backend)
+    calls = [joblib.delayed(_rows_of)(fn, task, vectorized) for task in tasks]
     with _cluster(backend, scheduler), joblib.parallel_config(backend=backend):
-        pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
+        if backend == "ray":  # returns all results of a call together
+            pool = joblib.Parallel(n_jobs=n_jobs)
+            for begin in range(0, len(calls), RAY_BLOCK):
+                yield from pool(calls[begin:begin + RAY_BLOCK])
+            return
         try:
-            yield from pool(joblib.delayed(_rows_of)(fn, task, vectorized) for task in tasks)
+            yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(calls)
         except _installed("joblib.externals.loky.process_executor", backend).TerminatedWorkerError as death:
             raise ValueError("a worker process died, killed or out of memory: finished cells are kept, and fewer jobs "
                              "need less memory") from death
