@@ -27,7 +27,7 @@ def test_help_is_help(words, capsys):
     out = capsys.readouterr().out
     assert "usage: dpo-numpy" in out
     assert len(words) > 1 or all(name in out for name in cli.COMMANDS)
-    assert ("--output_dir" in out) == (words[0] in ("demo", "train"))
+    assert ("--output_dir" in out) == (words[0] in ("demo", "train", "run"))
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
