@@ -63,14 +63,13 @@ class Config:
     alpha             weight of the chosen's likelihood
     lam               λ of DPOP
     p_end, p_a        the memoryless model before training; b has the rest
-    language_beta     of its training
-    lr, steps         of its training
+    language_beta, lr, steps   of its training
     responses         of each of the tables
     pairs             so many in each of `replicates` tables
     table_steps       of the tables' training, 0.5/β² each
-    problems          whose crossover is looked for, 20 random rewards and a random reference each
+    problems          of a replicate, whose crossover is looked for: 20 random rewards and a random reference each
     longest           letters of the bigrams' strings, of three letters
-    replicates        of the tables, and of random bigrams
+    replicates        of the tables, of random bigrams, of sets of problems
     seed              of all that is drawn
     """
 
@@ -89,7 +88,7 @@ class Config:
     responses: int = 10
     pairs: tuple[int, ...] = (1, 2, 5, 10, 30)
     table_steps: int = 200
-    problems: int = 200
+    problems: int = 6
     longest: int = 3
 
     def __post_init__(self) -> None:
@@ -97,12 +96,12 @@ class Config:
             "replicates": 2, "steps": 1, "responses": 2, "pairs": 1, "table_steps": 1, "problems": 1, "longest": 2})
         if len(set(self.reward)) < 2:
             raise ValueError(f"reward holds {self.reward[0]} alone; expected two that differ")
+        span = max(self.reward) - min(self.reward)
+        if span > 20 or span > 700 * self.beta or abs(self.sharp) * span > 10:
+            raise ValueError(f"reward spans {span:g} at beta {self.beta:g} and sharp {self.sharp:g}; expected at most "
+                             "20, 700 beta and 10/sharp: probabilities beyond are rounding alone")
         if self.p_end + self.p_a >= 1:
             raise ValueError(f"p_end and p_a are {self.p_end} and {self.p_a}; expected a sum below 1")
-
-
-def _pair(chosen: list[int], rejected: list[int]) -> dn.Preferences:
-    return dn.Preferences.of([[0]], [chosen], [rejected])
 
 
 def _trained(policy: Any, params: Params, pairs: dn.Preferences, loss: dn.Loss, lr: float, steps: int) -> Iterator[Any]:
@@ -132,6 +131,15 @@ def _at_the_optimum(config: Config) -> dict[str, Any]:
     }
 
 
+def _problems(config: Config, rngs: list[np.random.Generator]) -> dict[str, Any]:
+    """Crossovers of random problems (replicates, problems), and the share whose chosen has fallen at π*"""
+    ref = np.array([rng.dirichlet(np.ones(20), size=config.problems) for rng in rngs])
+    r = np.array([rng.normal(size=(config.problems, 20)) for rng in rngs])
+    share = metrics.pairs(ref, r).chosen
+    fallen = metrics.mean_log_ratio(share, ref, r, config.beta) < 0
+    return {"crossovers": metrics.crossover(share, ref, r), "below": fallen.mean()}
+
+
 def _remedies(config: Config, ref: Array, r: Array, pairs: dn.Preferences, share: metrics.Pairs) -> dict[str, Any]:
     """Optima of DPO + α NLL and of DPOP: the mean log-ratio of the chosen, and J* - J"""
     beta, chosen = config.beta, share.chosen
@@ -143,29 +151,26 @@ def _remedies(config: Config, ref: Array, r: Array, pairs: dn.Preferences, share
     dpop = np.array([_dpop(ref, wins, beta, lam) for lam in (config.lam, *lams)])
     policy, start = Tabular(len(r)), {"W": np.log(ref)[None]}
     *_, last = _trained(policy, start, pairs, dn.LOSSES["rpo"](beta=beta, alpha=config.alpha), 1 / config.alpha, 200)
-    slopes = [_least_slope(ref, pairs, beta, x * threshold) for x in (0.99, 1.01)]  # straight in λ
     best = optimum.optimal_value(ref, r, beta)
     found = {"rpo": rpo[0], "rpo_curve": rpo[1:], "dpop": dpop[0], "dpop_curve": dpop[1:]}
     return {
         "threshold": threshold, "lams": lams, "alphas": np.array(ALPHAS), "ceiling": optimum.kl(chosen, ref),
-        "leaves": 0.99 + 0.02 * slopes[0] / (slopes[0] - slopes[1]),
+        "leaves": _leaves(ref, pairs, beta, threshold),
         "reference_regret": best - optimum.value(ref, ref, r, beta),
         "rpo_apart": abs(softmax(last.params["W"][0]) - rpo[0]).max(),
     } | {f"{name}_chosen": np.log(pi / ref) @ chosen for name, pi in found.items()} | {
         f"{name}_regret": best - optimum.value(pi, ref, r, beta) for name, pi in found.items()}
 
 
-def _least_slope(ref: Array, pairs: dn.Preferences, beta: float, lam: float) -> float:
-    """Of the DPOP loss at π_ref, along d log π = one response up, another one down: the steepest descent is among these
-    """
-    each, size = np.diag(1 / ref), 1e-7
-    apart = (each[:, None] - each).reshape(-1, 1, len(ref))
+def _leaves(ref: Array, pairs: dn.Preferences, beta: float, lam: float) -> Any:
+    """λ, over lam, from which on the DPOP loss falls nowhere from π_ref: the last falls are one up, one down"""
+    up, down = np.nonzero(~np.eye(len(ref), dtype=bool))
+    log_pi = np.diag(1 / ref)[up] - np.diag(1 / ref)[down]
     policy, start = Tabular(len(ref)), {"W": np.log(ref)[None]}
-    moved = {"W": start["W"] + size * np.concatenate([apart, np.zeros_like(apart[:1])])}
-    loss = dn.LOSSES["dpop"](beta=beta, lam=lam)
-    value, _ = dn.value_and_grad(policy, moved, pairs.with_reference(policy, start), loss)
-    slopes = (value[:-1] - value[-1])[apart.any(axis=(1, 2))] / size
-    return float(slopes.min())
+    moved, told = {"W": start["W"] + 1e-9 * log_pi[:, None]}, pairs.with_reference(policy, start)
+    grads = (dn.value_and_grad(policy, moved, told, dn.LOSSES["dpop"](beta=beta, lam=x * lam))[1] for x in (0.99, 1.01))
+    low, high = (np.vecdot(log_pi, grad["W"][:, 0]) for grad in grads)
+    return (0.99 + 0.02 * low / (low - high)).max()  # slopes are straight in λ
 
 
 def _dpop(ref: Array, wins: Array, beta: float, lam: float) -> Array:
@@ -206,7 +211,7 @@ def _shared_features() -> dict[str, Any]:
 
 def _memoryless(config: Config) -> dict[str, Any]:
     """Chosen "", rejected "a", from p and from its twin; and from p with the likelihood of the chosen"""
-    policy, pair, beta = NGram(vocab=3, order=1), _pair([0], [1, 0]), config.language_beta
+    policy, pair, beta = NGram(vocab=3, order=1), dn.Preferences.of([[0]], [[0]], [[1, 0]]), config.language_beta
     p = np.array([[config.p_end, config.p_a, 1 - config.p_end - config.p_a], TWIN])
     starts = [{"W": np.log(row)[None]} for row in p]
 
@@ -216,18 +221,17 @@ def _memoryless(config: Config) -> dict[str, Any]:
         end, a, b = log_softmax([params["W"][0], *(step.params["W"][0] for step in steps)], axis=-1).T
         return np.column_stack([end, a + end, b])
 
-    dpo, rpo = dn.LOSSES["dpo"](beta=beta), dn.LOSSES["rpo"](beta=beta, alpha=config.alpha)
     scores = [dn.scores_matrix(policy, params, pair.responses, pair.index[0]) for params in starts]
-    path = np.array([trained(params, dpo) for params in starts])
+    path = np.array([trained(params, dn.LOSSES["dpo"](beta=beta)) for params in starts])
     change = path[:, -1] - path[:, 0]
-    with_nll = trained(starts[0], rpo)
+    with_nll = trained(starts[0], dn.LOSSES["rpo"](beta=beta, alpha=config.alpha))
     return {"path": path, "rate": np.array([s @ (s[0] - s[1]) for s in scores]),
             "rate_theory": p[:, :2].sum(axis=1) - (p**2).sum(axis=1), "language_chosen": change[0, 0],
             "language_margin": change[0, 0] - change[0, 1], "twin_chosen": change[1, 0],
             "nll_path": with_nll, "language_nll": with_nll[-1, 0] - with_nll[0, 0]}
 
 
-def _bigrams(config: Config) -> dict[str, Any]:
+def _bigrams(config: Config, rngs: list[np.random.Generator]) -> dict[str, Any]:
     """Of random bigrams and all pairs of their strings, those whose chosen falls or whose rejected rises"""
     policy = NGram(vocab=4)
     every = strings(4, config.longest + 1, lambda y: 0.0).responses
@@ -236,7 +240,7 @@ def _bigrams(config: Config) -> dict[str, Any]:
     apart = ~np.eye(len(every), dtype=bool)
     once = apart & ~(repeats[:, None] | repeats)
     wrong = []
-    for rng in streams(config.seed, config.replicates):
+    for rng in rngs:
         scores = dn.scores_matrix(policy, policy.init(rng), every, np.arange(len(every)))
         inner = scores @ scores.T
         own = np.diag(inner)
@@ -247,12 +251,12 @@ def _bigrams(config: Config) -> dict[str, Any]:
 
 # ---- several pairs
 
-def _tables(config: Config) -> dict[str, Any]:
+def _tables(config: Config, rngs: list[np.random.Generator]) -> dict[str, Any]:
     """Share of a table's pairs whose chosen is below the reference, after a step, at the end, and by how much"""
-    K, R = config.responses, config.replicates
+    K = config.responses
     W: list[Array] = []
     index: list[Array] = []
-    for rng in (np.random.default_rng(child) for child in np.random.SeedSequence([config.seed, 1]).spawn(R)):
+    for rng in rngs:
         for n in config.pairs:
             prompt, r = len(W), rng.normal(size=K)
             first = rng.integers(K, size=n)
@@ -268,7 +272,7 @@ def _tables(config: Config) -> dict[str, Any]:
     first, end = ((log_softmax(table, axis=1) - start["W"]).ravel()[rows[:, 0]] for table in (steps[0], steps[-1]))
 
     def mean(each: Array) -> Array:
-        found: Array = (np.add.reduceat(each, np.cumsum(size) - size, dtype=float) / size).reshape(R, -1)
+        found: Array = (np.add.reduceat(each, np.cumsum(size) - size, dtype=float) / size).reshape(len(rngs), -1)
         return found
 
     return {"pairs": np.array(config.pairs), "fell_first": mean(first < 0), "fell": mean(end < 0),
@@ -289,19 +293,15 @@ def run(config: Config | None = None) -> dict[str, Array]:
                                    `fallen`, the mean share of the last n
     """
     config = config or Config()
-    rngs = streams(config.seed, config.problems)
-    ref, r = (np.array(x) for x in zip(*[(rng.dirichlet(np.ones(20)), rng.normal(size=20)) for rng in rngs],
-                                       strict=True))
-    share = metrics.pairs(ref, r).chosen
+    rngs = streams(config.seed, config.replicates)
     found = {
-        "beta": config.beta, "alpha": config.alpha, "lam": config.lam, "crossovers": metrics.crossover(share, ref, r),
-        "below": (metrics.mean_log_ratio(share, ref, r, config.beta) < 0).mean(),
-        **_at_the_optimum(config), **_shared_features(), **_memoryless(config), **_bigrams(config), **_tables(config),
+        "beta": config.beta, "alpha": config.alpha, "lam": config.lam, **_at_the_optimum(config), **_shared_features(),
+        **_memoryless(config), **_tables(config, rngs), **_bigrams(config, rngs), **_problems(config, rngs),
     }
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-REPLICATED = ("bigram_wrong", "fell_first", "fell", "change")
+REPLICATED = ("crossovers", "bigram_wrong", "fell_first", "fell", "change")
 
 
 def claims(result: dict[str, Array]) -> dict[str, Claim]:
@@ -333,7 +333,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "and leaves π*: its regret over that of the reference": above(r["rpo_regret"] / r["reference_regret"], 0.1),
         "no remedy lifts the chosen by more than KL(c || π_ref): largest excess, nats": below(
             (curves - r["ceiling"]).max(), 1e-9),
-        "DPOP stays at the reference from λ₀ on: λ at which its steepest slope there is 0, over λ₀": near(
+        "DPOP stays at the reference from λ₀ on: λ where its last fall there ends, over λ₀": near(
             r["leaves"], 1, 1e-4),
     }
 
