@@ -855,3 +855,55 @@ def test_the_page_says_what_comes_out(name):
     if row.where is not None:
         world, hyper = row.where
         assert_allclose(optima.minimum(name, world, hyper), world.best, rtol=0, atol=kinks)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_rpo_has_no_slope_left_and_is_where_descent_on_the_registry_ends(k, rng):
+    ref, wins = rng.dirichlet(np.ones(k)), rng.uniform(0.1, 1, size=(k, k))
+    index = np.array([*itertools.product(range(k), repeat=2)])
+    weight = wins.ravel() / wins.sum()
+    for beta, alpha in ((0.1, 0.01), (0.5, 1.0), (2.0, 30.0)):
+        pi = minimizers.rpo(ref, wins / wins.sum(), beta, alpha)
+        loss = dn.LOSSES["rpo"](beta=beta, alpha=alpha, nll="sum")
+
+        def value(x, loss=loss, index=index, weight=weight, ref=ref):
+            logp = x - np.log(np.exp(x).sum())
+            each, grad = loss(logp[index], ref_logp=np.log(ref)[index], length=np.ones(index.shape), weight=weight)
+            d = np.bincount(index.ravel(), grad.ravel(), len(x))
+            return float(weight @ each), d - np.exp(logp) * d.sum()
+
+        assert abs(value(np.log(pi))[1]).max() < 1e-13 * (1 + alpha)
+        found = minimize(value, np.log(ref), jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 3000}).x
+        assert_allclose(pi, np.exp(found) / np.exp(found).sum(), rtol=0, atol=1e-7)
+
+
+def test_rpo_is_between_dpo_and_likelihood():
+    ref, r = np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.0, -1.0])
+    wins = population.bradley_terry_wins(r)
+    c = wins.sum(axis=1)
+    assert_allclose(minimizers.rpo(ref, wins, 0.5, 1e-9), optimum.boltzmann(ref, r, 0.5), rtol=0, atol=1e-7)
+    assert_allclose(minimizers.rpo(ref, wins, 0.5, 1e7), c / c.sum(), rtol=0, atol=1e-6)
+    assert abs(minimizers.rpo(ref, wins, 0.5, 1.0) - optimum.boltzmann(ref, r, 0.5)).max() > 0.1
+    assert_allclose(minimizers.rpo(ref, 1e3 * wins, 0.5, 1.0, steps=12), minimizers.rpo(ref, wins, 0.5, 1.0),
+                    rtol=0, atol=1e-12)  # Newton: a wrong curvature would need more
+    # a response met by itself is a likelihood and nothing else
+    twice = wins + np.diag([0.0, 0.5, 0.0])
+    assert minimizers.rpo(ref, twice, 0.5, 1.0)[1] > minimizers.rpo(ref, wins, 0.5, 1.0)[1] + 0.05
+
+
+def test_rpo_of_several_prompts_and_what_it_refuses(rng):
+    refs, wins = rng.dirichlet(np.ones(3), size=(2, 1)), rng.uniform(0.1, 1, size=(4, 3, 3))
+    found = minimizers.rpo(refs, wins, 0.5, 0.3)
+    assert found.shape == (2, 4, 3)
+    assert_allclose(found[1, 2], minimizers.rpo(refs[1, 0], wins[2], 0.5, 0.3), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"the weight with which a response is chosen is 0.*expected above 0"):
+        minimizers.rpo([0.5, 0.5], [[0, 1], [0, 0]], 0.5, 1.0)
+    with pytest.raises(ValueError, match=r"ref is 0.*expected above 0"):
+        minimizers.rpo([1.0, 0.0], [[0, 1], [1, 0]], 0.5, 1.0)
+    for bad in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="alpha is"):
+            minimizers.rpo([0.5, 0.5], [[0, 1], [1, 0]], 0.5, bad)
+    with pytest.raises(ValueError, match="do not fit"):
+        minimizers.rpo([0.5, 0.5], np.ones((3, 3)), 0.5, 1.0)
+    with pytest.raises(ArithmeticError, match="has not converged in 1 steps"):
+        minimizers.rpo([0.2, 0.8], [[0, 1], [0.2, 0]], 0.1, 1.0, steps=1)
