@@ -144,7 +144,7 @@ def test_the_share_without_an_optimum_falls_with_width(result):
 def test_few_pairs_may_overshoot_and_many_do_not(result):
     optimum = result["turning_length"][0]
     assert np.mean(result["overshoot"] == np.inf) > 0.2
-    many = length._coins(Config(replicates=4, n=20_000))["overshoot"]
+    many = length._coins(Config(replicates=2, n=20_000))["overshoot"]
     assert np.isfinite(many).all() and abs(np.median(many) / optimum - 1) < 0.3
 
 
@@ -268,7 +268,7 @@ def test_other_settings_run(setting):
     assert found["limited_length"].max() <= config.longest
     assert found["coin_length"].shape == (4, len(found["width"])) and set(CLAIMED) < set(found["width"].tolist())
     assert ((found["all_length"] == np.inf) == (found["ratio"] <= 1)).all()
-    assert set(length.claims(found)) == set(length.claims(length.run(Config(**SMALL))))
+    assert len(length.claims(found)) == len(BROKEN)
     for draw in length.PANELS:
         draw(found)
 
@@ -294,3 +294,11 @@ def closed_figures():
 def test_a_config_that_makes_no_sense_is_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         Config(**setting)
+
+
+def test_the_curves_of_two_rewards_are_those_of_their_optima(result):
+    for row in (0, 30):
+        beta = result["turning_betas"][row]
+        expected = [ngram.expected_length(ngram.optimum(REF, table, beta)[0]) for table in TURNING]
+        assert_allclose(result["turning_lengths"][row], expected, rtol=1e-9)
+    assert result["share_overshoot_endless"] == np.mean(result["overshoot"] == np.inf)

@@ -151,11 +151,13 @@ def _coins(config: Config) -> dict[str, Array]:
     tilt = sqrt(config.n) * reward[:, None] / widths[:, None, None]
     own, mirrored = lengths(tilt), lengths(-tilt)
     here = lengths(reward / config.beta)
+    overshoot = lengths(learned / config.turning_beta)
     here = here[~np.isnan(here)] if not np.isnan(here).all() else np.full(1, np.nan)
     return {
         "width": widths, "coin_length": own, "coin_mirrored": mirrored,
         "median_length": quantile(here, 0.5), "share_longer": np.mean(here > lengths(np.zeros((3, 3)))),
-        "share_endless": np.mean(here == inf), "overshoot": lengths(learned / config.turning_beta),
+        "share_endless": np.mean(here == inf), "overshoot": overshoot,
+        "share_overshoot_endless": np.mean(overshoot == inf),
         "excess_limit": _excess(),
     }
 
@@ -194,10 +196,11 @@ def _two_rewards(config: Config) -> dict[str, Array]:
     walk = dn.train(policy, start, repeat(pairs, config.steps), dn.LOSSES["dpo"](beta=beta), dn.sgd(3.6 / beta**2))
     kept = [(0, start["W"])] + [(step, now.params["W"]) for step, now in enumerate(walk, 1) if step in marks]
     step, W = zip(*kept, strict=True)
-    hot = 1e4
+    hot, betas = 1e4, beta * np.geomspace(1, 300, 60)
     covariance = [(ngram.variance(REF, TOKEN + r) - ngram.variance(REF, TOKEN - r)) / 4 for r in TURNING]
     return {
-        "chosen_longer": gap, "turning_length": lengths(TURNING / beta),
+        "chosen_longer": gap, "turning_length": lengths(TURNING / beta), "turning_betas": betas,
+        "turning_lengths": lengths(TURNING / betas[:, None, None, None]),
         "path": np.column_stack([step, _length(np.array(W))]),
         "hot_change": hot * (lengths(TURNING / hot) - lengths(np.zeros((3, 3)))), "covariance": np.array(covariance),
     }
@@ -233,8 +236,10 @@ def run(config: Config | None = None) -> dict[str, Array]:
     warm, cold                    of training at 1.5 and 0.8 β_c: (after half of the steps and all, starts)
     coin_length, coin_mirrored    (replicates, widths), and of the same data with every label turned round
     median_length, share_longer   of coin flips at the config's β and n; share_endless: of data without an optimum
-    overshoot                     of n labels of the first of the two rewards, (replicates,)
-    chosen_longer                 E|chosen| - E|rejected| of pairs of short strings, and turning_length, of two rewards
+    overshoot                     of n labels of the first of the two rewards, (replicates,), and
+    share_overshoot_endless       of data without an optimum
+    chosen_longer                 E|chosen| - E|rejected| of pairs of short strings, two rewards
+    turning_length                of their optima, and turning_lengths: at turning_betas
     path                          (step, E|y|)
     """
     config = config or Config()
@@ -266,9 +271,10 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         abs(quantile(own[2], 0.5) / ref - 1), 0.02)
     found["coin flips may leave no optimum: share at β√n = 1.4 less that at 30"] = above(
         np.mean(own[0] == inf) - np.mean(own[2] == inf), 0.3)
-    added = np.log((own[2:] + mirrored[2:]).mean(axis=1) / 2 - ref)
-    found["what they and their mirror image add falls as 1/(β²n): exponent of β√n"] = near(
-        (added[0] - added[1]) / log(CLAIMED[2] / CLAIMED[3]), -2, 0.05)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wide, widest = np.log((own[2:] + mirrored[2:]).mean(axis=1) / 2 - ref)
+        exponent = (wide - widest) / log(CLAIMED[2] / CLAIMED[3])
+    found["what they and their mirror image add falls as 1/(β²n): exponent of β√n"] = near(exponent, -2, 0.05)
 
     gap, turned = result["chosen_longer"], result["turning_length"] - ref
     contrary = min(-gap[0], turned[0], gap[1], -turned[1])
@@ -342,4 +348,17 @@ def _path(result: dict[str, Array], ax: Any = None) -> Any:
     return ax
 
 
-PANELS = (plot, _coin_flips, _path)
+def _turning(result: dict[str, Array], ax: Any = None) -> Any:
+    """E|y| of the optima of two rewards against β, whose chosen are shorter and longer on average"""
+    ax = axes(ax)
+    for gap, mean, color in zip(result["chosen_longer"], result["turning_lengths"].T, COLORS[1:3], strict=True):
+        word = "longer" if gap > 0 else "shorter"
+        ax.semilogx(result["turning_betas"], mean, color=color, label=f"optimum; chosen {abs(gap):.2f} tokens {word}")
+    ax.axhline(result["mean_length_ref"], color=REFERENCE, lw=1, ls="--", label="reference")
+    ax.set(xlabel="β, reward a nat", ylabel="E|y|, tokens", ylim=(0, None),
+           title="Which responses win says how long the policy gets at large β alone")
+    ax.legend(fontsize=8, loc="upper right")
+    return ax
+
+
+PANELS = (plot, _coin_flips, _path, _turning)
