@@ -96,6 +96,23 @@ def test_data_sets_have_an_end_where_ford_says_that_they_have_a_fit():
     assert_allclose(found[there], population.newton(sets[there], 0.3), atol=1e-9)
 
 
+def test_it_settles_where_undamped_steps_run_off():
+    """The table of `test_newton_converges_where_undamped_steps_do_not`"""
+    wins = np.zeros((5, 5))
+    wins[[0, 0, 1, 2, 2, 3, 4, 4], [2, 3, 4, 1, 4, 0, 2, 3]] = [1e-4, 1, 1, 1e-3, 1e-5, 1e-6, 1e-4, 0.1]
+    assert_allclose(_shift.settled(np.eye(5), wins, 1.0), population.newton(wins, 1.0), rtol=1e-6)
+
+
+def test_weights_too_small_to_see_have_no_end():
+    wins = population.bradley_terry_wins([1.0, 0.0, 0.5])
+    wins[2] *= 1e-25
+    wins[:, 2] *= 1e-25
+    assert np.isnan(_shift.settled(np.eye(3), wins, 0.5)).all()
+    wins[2], wins[:, 2] = 1e9 * wins[2], 1e9 * wins[:, 2]
+    wins[2], wins[:, 2] = 1e9 * wins[2], 1e9 * wins[:, 2]
+    assert_allclose(_shift.settled(np.eye(3), wins, 0.5), [1.0, -1.0, 0.0], atol=1e-6)
+
+
 def test_labels_of_a_data_set_do_not_know_how_many_there_are():
     wins = np.array([population.bradley_terry_wins([1.0, 0.0, 0.5])] * 2)
     few, many = ([np.random.default_rng([0, r]) for r in range(R)] for R in (2, 5))
@@ -197,6 +214,13 @@ def test_the_deviation_is_that_of_a_quadratic_form():
     form = np.einsum("ni,ij,nj->n", g, S, g) / (2 * 2000)
     # about 6 √(2/200,000) of it, as tails are those of a square
     assert distribution_shift._spread(world, wins, 2000) == pytest.approx(form.std(), rel=0.02)
+
+
+def test_late_steps_fall_mode_by_mode(result):
+    later, steps = distribution_shift.run(replace(SMALL, steps=120)), CHANNELS.index("finite steps")
+    for k in (1, 2, 4):
+        assert later["theory"][steps, k] == pytest.approx(later["sweep"][steps, k], rel=0.02)
+        assert later["sweep"][steps, k] < 0.01 * result["sweep"][steps, k]
 
 
 def test_steps_without_end_leave_nothing():
