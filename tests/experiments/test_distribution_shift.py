@@ -190,6 +190,8 @@ def test_the_configured_cell_is_one_of_the_factorial(result):
     assert found["shift_adds"] == result["cells"][1, 0, 0, 1, 0, 1] - result["cells"][0, 0, 0, 1, 0, 1]
     assert found["fits"] == 1
     off = distribution_shift.run(SMALL)
+    assert off["alone_not_bradley_terry"] == result["cells"][1, 0, 0, 0, 1, 0]
+    assert off["alone_finite_steps"] == result["cells"][1, 0, 0, 0, 0, 1]
     assert off["regret"] < 1e-20 < found["regret"]
     world = distribution_shift._world(SMALL)
     assert off["kl"] == pytest.approx(world.best @ np.log(world.best / world.ref), rel=1e-12)

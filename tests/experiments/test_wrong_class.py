@@ -141,6 +141,7 @@ def test_an_echo_that_leaves_no_optimum_is_refused():
 
 def test_the_peak_costs_what_the_exact_results_say(result):
     assert_allclose(result["peak_regret"][[0, 3]], [1.832652113, 0.009523408361], atol=1e-9)
+    assert_allclose([result["peak_regret_reference"], result["peak_regret_policy"]], result["peak_regret"][[0, 3]])
     assert_allclose([result["peak_least"], result["peak_far"], result["peak_far_least"]],
                     [0.009091268232, 0.5352061972, 0.1978325371], atol=1e-9)
 

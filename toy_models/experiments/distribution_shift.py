@@ -129,8 +129,9 @@ def run(config: Config | None = None) -> dict[str, Array]:
 
     regret, kl, fits   of the cell that is switched on: J* - J, KL(π || π_ref) and the share of data sets that have a
                        fit, NaN where some have none; shift_adds J* - J less that of the same cell at s = 0
-    cells              (2,)⁶ J* - J: shift, then `CHANNELS`; alone (5, 2) those of a single channel, without shift and
-                       with; effect (6, 6) the mean change by each factor, and by how much two differ from their sum
+    cells              (2,)⁶ J* - J: shift, then `CHANNELS`; alone (5, 2) of a single channel, without shift and with,
+                       and with as alone_finite_n ...; effect (6, 6) the mean change by each factor, and by how much
+                       two differ from their sum
     sweep (5, S)       of each channel alone, at `shifts`; theory (5, S) what is predicted; drawn_regret (R, S) of each
                        data set, drawn_spread (S,) its deviation, predicted; none (S,) with all switches off, enough
                        (S,) with two powers of x, shared (S,) so and disconnected; least of the wrong class
@@ -140,7 +141,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
     world, rngs = _world(config), streams(config.seed, config.replicates)
     parts = (_factorial, _sweep, _rounds, _steps)
     found: dict[str, Any] = {"channel": np.array(CHANNELS), "shifts": SHIFTS, "shift": config.shift,
-                             "steps": config.steps, "features": config.features, "whichever": _whichever(world)}
+                             "whichever": _whichever(world)}
     for part in parts:
         found |= part(config, world, rngs)
     return {name: np.asarray(x) for name, x in found.items()}
@@ -169,11 +170,13 @@ def _factorial(config: Config, world: World, rngs: Sequence[np.random.Generator]
         kl[at] = optimum.kl(np.nan_to_num(pi, nan=1 / config.K), world.ref).mean(axis=0)
         fits[at] = np.isfinite(pi).all(axis=-1).mean(axis=0)
     kl[np.isnan(regret)] = np.nan
-    single = np.eye(5, dtype=int)
-    return {
+    alone = np.array([[regret[(s, *one)] for s in (0, 1)] for one in np.eye(5, dtype=int)])
+    shifted = {"alone_" + name.lower().replace(" ", "_").replace("-", "_"): lost
+               for name, lost in zip(CHANNELS, alone[:, 1], strict=True)}
+    return shifted | {
         "cells": regret, "regret": regret[config.cell], "kl": kl[config.cell], "fits": fits[config.cell],
         "shift_adds": regret[config.cell] - regret[(0, *config.cell[1:])],
-        "alone": [[regret[(s, *one)] for s in (0, 1)] for one in single], "effect": _effects(regret),
+        "alone": alone, "effect": _effects(regret),
     }
 
 

@@ -98,13 +98,15 @@ def run(config: Config | None = None) -> dict[str, Array]:
 
     arms_t, arms_regret      at `ratio`; arms_reward (R,) is E r at each of `ratio_axis`, arms_root where t is 0
     modes_t, modes_regret    with all pairs alike; modes_maxima those of J, modes_rests where pairs of the policy lead
-    strings_excess           loss of the bigram over the labels' entropy, pairs all alike, and drawn from the reference
-    peak_regret (4,)         at `sampler`; peak_least the least that the class can have
+    strings_excess (2,)      loss of the bigram over the labels' entropy, pairs all alike, and drawn from the reference
+    peak_regret (4,)         at `sampler`, and as peak_regret_reference ...; peak_least the least of the class
     """
     config = config or Config()
     parts = {"arms": _arms(config), "modes": _modes_of(config), "strings": _strings(config), "peak": _peak_of(config)}
     found = {f"{part}_{name}": np.asarray(x) for part, values in parts.items() for name, x in values.items()}
-    return {"ratio_axis": RATIOS, "sampler": np.array(SAMPLERS)} | found
+    scalars = zip(("reference", "even", "optimum", "policy"), found["peak_regret"], strict=True)
+    return {"ratio_axis": RATIOS, "sampler": np.array(SAMPLERS)} | found | {
+        f"peak_regret_{name}": np.asarray(lost) for name, lost in scalars}
 
 
 def _lost(pi: Array, ref: Array, reward: Array, beta: float) -> Array:
