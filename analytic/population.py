@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
-from ._checks import Array, distribution, finite, nonnegative, positive, same_responses, square
+from ._checks import Array, _reject, distribution, finite, nonnegative, positive, same_responses, square
 from ._solvers import minimize
 from .graph import laplacian, require_strongly_connected
 
 __all__ = [
-    "MixedPairs", "Rate", "bradley_terry_wins", "entropy", "gradient", "hessian", "hessian_product", "linear_rate",
-    "mixed_pairs", "newton", "objective", "policy",
+    "MixedPairs", "Rate", "bradley_terry_wins", "drawn_pairs", "entropy", "gradient", "hessian", "hessian_product",
+    "linear_rate", "mixed_pairs", "newton", "objective", "policy",
 ]
 
 
@@ -54,6 +54,25 @@ def bradley_terry_wins(reward: ArrayLike, weight: ArrayLike | None = None) -> Ar
     if (W != W.mT).any():
         raise ValueError(f"weight differs from its transpose by {abs(W - W.mT).max()}; expected a symmetric one")
     return np.where(np.eye(K, dtype=bool), 0.0, W * expit(_differences(reward)))
+
+
+def drawn_pairs(mu: ArrayLike) -> Array:
+    """W[i, j] = 2 μᵢ μⱼ/(1 - Σ μ²) off the diagonal, shape (..., K, K): pairs of two draws from μ that differ
+
+    mu (..., K), probabilities. The weights of the pairs sum to 1, as those of `bradley_terry_wins` do by default.
+
+    Raises `ValueError` where μ has fewer than two responses, so that there is no pair.
+
+    >>> drawn_pairs([0.5, 0.25, 0.25]).round(8)
+    array([[0. , 0.4, 0.4],
+           [0.4, 0. , 0.2],
+           [0.4, 0.2, 0. ]])
+    """
+    mu = distribution("mu", mu)
+    product = np.where(np.eye(mu.shape[-1], dtype=bool), 0.0, mu[..., :, None] * mu[..., None, :])
+    total: Array = product.sum(axis=(-2, -1)) / 2
+    _reject("the weight of pairs of mu", total, total == 0, "expected two responses of probability above 0 at least")
+    return product / total[..., None, None]
 
 
 def objective(u: ArrayLike, wins: ArrayLike, beta: float) -> Array:

@@ -570,3 +570,21 @@ def test_pairs_drawn_from_the_policy_square_the_error_and_uniform_ones_take_a_sh
     uniform = descend(wins, beta, rate.best_step, np.zeros(6), 9)
     *_, before, after = (np.linalg.norm(beta * u - centered) for u in uniform)
     assert after / before == pytest.approx(rate.factor, rel=0.05) and before > 1e-10
+
+
+def test_drawn_pairs_are_two_draws_that_differ(rng):
+    mu = rng.dirichlet(np.ones(K), size=3)
+    found = population.drawn_pairs(mu)
+    for row, W in zip(mu, found, strict=True):
+        kept = {(i, j): row[i] * row[j] for i, j in itertools.permutations(range(K), 2)}
+        for (i, j), p in kept.items():
+            assert_allclose(W[i, j], (p + kept[j, i]) / sum(kept.values()), rtol=8 * EPS)
+        assert_allclose(np.triu(W).sum(), 1, rtol=8 * EPS)
+        assert not np.diagonal(W).any() and (W == W.T).all()
+    even = population.bradley_terry_wins(np.zeros(K))
+    assert_allclose(population.drawn_pairs(np.full(K, 1 / K)), even + even.T, rtol=8 * EPS)
+
+
+def test_one_response_makes_no_pair():
+    with pytest.raises(ValueError, match=r"the weight of pairs of mu is 0.0 at \[1\]; expected two responses of"):
+        population.drawn_pairs([[0.5, 0.5], [1.0, 0.0]])
