@@ -109,7 +109,8 @@ def _parser(kind: Any, module: ModuleType, name: str) -> Any:
     parser.add_argument("--backend", metavar="NAME",
                         help="joblib's: loky, threading, dask, ray (default: loky)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster, tcp://host:8786")
-    parser.add_argument("--measure", nargs="+", metavar="NAME", help="what to draw (default: the first that vary)")
+    parser.add_argument("--measure", nargs="+", metavar="NAME",
+                        help="what to draw (default: the first that vary, from seed to seed if any do)")
     parser.add_argument("--output_dir", "--out", type=Path, default=Path("dpo-sweep"), metavar="FOLDER",
                         help="default: dpo-sweep")
     parser.add_argument("--resume", action="store_true",
@@ -193,8 +194,14 @@ def _measures(rows: Sequence[Mapping[str, Any]], grid: Mapping[str, Any], wanted
         named("measure", name, dict.fromkeys(there))
     if wanted:
         return list(wanted)
+    within: dict[tuple[Any, ...], dict[str, set[float]]] = {}
+    for row in rows:
+        at = within.setdefault(tuple(row[name] for name in grid), {})
+        for name in there:
+            at.setdefault(name, set()).update([row[name]] if name in row else [])
+    drawn = [name for name in there if any(len(at[name]) > 1 for at in within.values())]
     vary = [name for name in there if len({row[name] for row in rows if name in row}) > 1]
-    return (vary or there)[:PANELS]
+    return list(dict.fromkeys([*drawn, *vary, *there]))[:PANELS]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], measures: Sequence[str], name: str) -> Any:

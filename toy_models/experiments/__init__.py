@@ -19,7 +19,9 @@
 
 from types import ModuleType
 
-from . import five_roads
+from . import (
+    distribution_shift, five_roads, length, length_of_labels, negative_gradient, winning_not_likelier, wrong_class,
+)
 from ._ascent import train_exact_gradient
 from ._claims import Claim, Skipped
 from ._convergence import Convergence, check_convergence
@@ -30,6 +32,7 @@ __all__ = ["EXPERIMENTS", "Band", "Claim", "Convergence", "Measured", "Skipped",
 
 EXPERIMENTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in (
-        five_roads,
+        five_roads, winning_not_likelier, negative_gradient, length, length_of_labels, wrong_class,
+        distribution_shift,
     )
 }

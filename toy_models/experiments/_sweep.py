@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Row = dict[str, Any]
 BACKENDS = ("loky", "threading", "dask", "ray")
 OWN = ("replicate", "seed", "error")  # columns beside the grid's and what fn returns
+MOST_COLUMNS = 32
 RAY_BLOCK = 64  # tasks whose rows arrive together
 UNREACHED = 10.0  # seconds until a scheduler that does not answer is given up
 
@@ -209,7 +210,8 @@ def _installed(module: str, backend: str) -> Any:
 class Measured:
     """What an experiment measures, as a function of its settings, for `sweep`: its numbers, and arrays of replicates
 
-    Raises `ValueError` where there is no such experiment, and as its `Config` does.
+    Of an array with more axes than that of replicates, each entry is a column, `name.0.2`; one of more than 32 entries
+    a replicate is left out. Raises `ValueError` where there is no such experiment, and as its `Config` does.
 
     >>> measured = Measured("five_roads", copies=2, steps=60, language_group=8, language_steps=60)
     >>> sorted(measured(beta=1.0, betas=(1.0,), seed=3))
@@ -218,9 +220,8 @@ class Measured:
 
     def __init__(self, name: str, **fixed: Any) -> None:
         self.name, self.fixed = name, fixed
+        self.draws = "seed" in {field.name for field in fields(self._module.Config)}
         self.vectorized = bool(self._replicated)
-        taken = {field.name for field in fields(self._module.Config)}
-        self.draws = "seed" in taken
 
     @property
     def _module(self) -> Any:
@@ -239,8 +240,13 @@ class Measured:
 
     def __call__(self, *, seed: int, **settings: Any) -> dict[str, Any]:
         result = self._module.run(self.config(**settings, **({"seed": seed} if self.draws else {})))
-        return {name: x for name, x in result.items()
-                if x.dtype.kind in "biuf" and (x.ndim == 0 or (name in self._replicated and x.ndim == 1))}
+        numbers = {name: x for name, x in result.items() if x.dtype.kind in "biuf"}
+        found = {name: x for name, x in numbers.items() if x.ndim == 0}
+        for name in self._replicated:
+            entries = numbers[name].shape[1:]
+            if math.prod(entries) <= MOST_COLUMNS:
+                found |= {".".join([name, *map(str, at)]): numbers[name][:, *at] for at in np.ndindex(entries)}
+        return found
 
 
 class Band(NamedTuple):
