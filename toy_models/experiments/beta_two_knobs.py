@@ -299,7 +299,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             np.median(result["most"][:, -1] / result["limit"]), 1, 0.02),
         "implied rewards walk one path, β² is the clock: max |difference|": below(result["one_path"], 1e-12),
         "steps of descent are that path: max |difference of KL| from the flow": below(
-            abs(kl - result["kl_flow"]).max(), 0.05),
+            abs(kl - result["kl_flow"]).max(), 0.02),
         "steps to a given accuracy are as β^-2: their product with β², of the least β over the largest": near(
             ratio, 1, 0.03),
         "a β that is small moves by ½ Var(ηTβ d): KL over it": near(

@@ -1,9 +1,9 @@
 """β is what a nat of KL costs: the frontier of reward against KL has slope β at π*, and no learner is above it.
 
 The policies π_ref e^{r/β}/Z, as β falls, are the frontier: dE r/d(1/β) = Var r and dKL/d(1/β) = Var r/β, so that
-dE r/dKL = β. Its tangent there is E r = J* + β KL, and any policy π is below the tangent by exactly β KL(π || π*). So
-whoever knows r, or every pair, and can say π*, ends on the frontier, where β puts him. Whoever learns from few labels,
-stops early, clones chosen responses, takes the best of n, or aims at another divergence, pays for his KL with less.
+dE r/dKL = β. Its tangent there is E r = J* + β KL, and any policy π is below the tangent by exactly β KL(π || π*). A
+learner that knows r, or every pair, and can say π*, ends on the frontier, where β puts it. One that learns from few
+labels, stops early, clones chosen responses, takes the best of n, or aims at another divergence gets less for its KL.
 
     worlds   random rewards and references: DPO told every pair, DPO of labels, other losses of the registry, best of n,
              clones of chosen responses, mixtures, random policies; all by exact sums
