@@ -20,7 +20,17 @@
 from types import ModuleType
 
 from . import (
-    distribution_shift, five_roads, length, length_of_labels, negative_gradient, winning_not_likelier, wrong_class,
+    beta_two_knobs,
+    distribution_shift,
+    five_roads,
+    frontier,
+    length,
+    length_of_labels,
+    negative_gradient,
+    predict_three_pairs,
+    winning_not_likelier,
+    wrong_class,
+    z_cancels,
 )
 from ._ascent import train_exact_gradient
 from ._claims import Claim, Skipped
@@ -32,7 +42,16 @@ __all__ = ["EXPERIMENTS", "Band", "Claim", "Convergence", "Measured", "Skipped",
 
 EXPERIMENTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in (
-        five_roads, winning_not_likelier, negative_gradient, length, length_of_labels, wrong_class,
+        z_cancels,
+        frontier,
+        five_roads,
+        predict_three_pairs,
+        beta_two_knobs,
+        winning_not_likelier,
+        negative_gradient,
+        length,
+        length_of_labels,
+        wrong_class,
         distribution_shift,
     )
 }
