@@ -58,7 +58,165 @@ def page(claims_of: Callable[[str], Claims]) -> str:
 
 
 MYTHS: tuple[Myth, ...] = (
-    Myth("β only scales the loss.", "{0:.3f}", (("beta_two_knobs", "the β that moves most"),)),
+    # ---- beta
+    Myth(
+        "A lower β moves the policy farther. (Tutorials.) A low β hardly moves it. (Code that trains for a while.)",
+        "Both. At the optimum KL(π \\|\\| π_ref) falls as β rises, without exception. After T steps of plain descent "
+        "the β that has moved most is c/√T, c known (measured over it: {1:.2f}); a smaller one has hardly begun. With "
+        "steps of η/β² the tutorials are right at every T. In its first steps Adam cannot tell one β from another.",
+        (("beta_two_knobs", "at the optimum KL falls"), ("beta_two_knobs", "the β that moves most"),
+         ("beta_two_knobs", "with steps of η/β²"), ("beta_two_knobs", "Adam cannot tell")),
+    ),
+    Myth(
+        "β keeps the policy near the reference, whatever the labels.",
+        "Not where labels are always the same: no β keeps π(y_w) from 1 then ({0:.2f} at the least, and rising like "
+        "log t). β sets the pace. What stops are IPO, at a gap of 1/(2τ), and cDPO.",
+        (("certain_labels", "no β keeps"), ("certain_labels", "IPO stops"), ("certain_labels", "cDPO stops")),
+    ),
+    Myth(
+        "A small β is simply the bolder choice.",
+        "It buys variance too: of n labels the error in log π is as 1/(β √n). Where labels are few, even J at a price "
+        "of β is served best by training at {1:.1f} β.",
+        (("root_n", "KL to π* is tr(S F⁺)"), ("root_n", "few labels are best trained")),
+    ),
+    Myth(
+        "A reference that was left unfrozen trains a little differently.",
+        "It trains without an anchor: the loss is log 2 for ever, β scales the step and nothing else, and the policy "
+        "drifts as π_ref e^(ηβtd)/Z to one response, not even the best one where pairs are met unevenly. TR-DPO is not "
+        "that: k rounds, each to its end, are one of β/k.",
+        (("beta_two_knobs", "an unfrozen reference has"), ("beta_two_knobs", "and a policy that drifts"),
+         ("beta_two_knobs", "so that β only scales"), ("beta_two_knobs", "it goes where pairs are met"),
+         ("beta_two_knobs", "TR-DPO's k rounds")),
+    ),
+    # ---- what is pushed where
+    Myth(
+        "DPO pushes the log-probability of the chosen response up.",
+        "It trains the gap. Where two responses are drawn from π_ref and one is chosen, the chosen has *fallen* at the "
+        "exact optimum for every β below a crossover: in {1:.0%} of random problems at β = 0.1. To lift it costs "
+        "regret: with one NLL added, {2:.0%} of the reference's.",
+        (("winning_not_likelier", "below the crossover"), ("winning_not_likelier", "random problems whose chosen"),
+         ("winning_not_likelier", "and leaves π*")),
+    ),
+    Myth(
+        "Its gradient raises the chosen and lowers the rejected.",
+        "Of one pair in a table, always. Of one pair in a bigram, if no context comes back: {0:.0f} exceptions; if one "
+        "does, {1:.0f} of the pairs tried. Of several pairs, no: more than {2:.0%} of the chosen of a sparse table end "
+        "below the reference.",
+        (("winning_not_likelier", "a bigram, no context twice"), ("winning_not_likelier", "a bigram that comes back"),
+         ("winning_not_likelier", "tables of several")),
+    ),
+    Myth(
+        "The gradient tells what training will do.",
+        "At its first step: {0:.0%} of chosen and {1:.0%} of rejected responses go where inner products of scores "
+        "say. After the last step significantly fewer chosen do. What is sure is the gap.",
+        (("predict_three_pairs", "after the first step chosen"),
+         ("predict_three_pairs", "after the first step rejected"),
+         ("predict_three_pairs", "but after the last"), ("predict_three_pairs", "what is sure in the end")),
+    ),
+    Myth(
+        "Pushing the rejected down feeds the likeliest response (squeezing).",
+        "Of a rejected response alone, at any step size. In a DPO pair of one softmax the normalizers cancel, and all "
+        "other responses keep their ratios exactly. In strings it happens at contexts that the rejected visits more "
+        "often than the chosen.",
+        (("negative_gradient", "alone, the pushed never rises"), ("negative_gradient", "in a pair they keep"),
+         ("negative_gradient", "strings: where only the rejected"),
+         ("negative_gradient", "strings: contexts that both")),
+    ),
+    Myth(
+        "DPO's gradient on the rejected is larger than on the chosen.",
+        "In probabilities, by π_l : π_w. In log-probabilities it is 1 : 1. The imbalance is one of coordinates.",
+        (("negative_gradient", "the imbalance is one of coordinates"),),
+    ),
+    Myth(
+        "The DPO loss is convex.",
+        "In a table's logits. In an n-gram's, a single pair's is if and only if no context is the rejected's more "
+        "often than the chosen's, wherever a context has three outcomes or more.",
+        (("negative_gradient", "a pair is convex iff"), ("negative_gradient", "of two outcomes")),
+    ),
+    # ---- data
+    Myth(
+        "A shift between the data's distribution and the reference's quietly ruins DPO.",
+        "Which pairs are met decides on nothing, be some of them as rare as 8e-6, unless one of five things is amiss: "
+        "comparisons that leave responses unconnected, few labels, a class that misses π\\*, labels that no reward "
+        "explains, too few steps. Each lets the shift in by an amount that can be predicted.",
+        (("distribution_shift", "nothing amiss: uniform"), ("distribution_shift", "disconnected, wrong class"),
+         ("distribution_shift", "finite n: J* - J is"), ("distribution_shift", "finite steps: the slowest")),
+    ),
+    Myth(
+        "DPO needs data that cover all responses.",
+        "A population needs a connected graph of comparisons, and a chain will do. Full coverage does not help a class "
+        "of policies that misses π\\*: there the pairs' distribution picks the answer, which can be worse than the "
+        "reference.",
+        (("comparison_graph", "a chain is enough"), ("wrong_class", "a class that holds π*"),
+         ("wrong_class", "arms: there E r is below")),
+    ),
+    Myth(
+        "Of responses that were never compared nothing can be known: anything may happen to them.",
+        "In a table descent settles it: the mean logit of each part of the comparison graph stays, so that an unseen "
+        "response ends as if its reward were the plain mean of the others. Adam does not keep that mean.",
+        (("comparison_graph", "a link cut, steps along"), ("comparison_graph", "an unseen response is worth"),
+         ("comparison_graph", "Adam's do not keep")),
+    ),
+    Myth(
+        "From a certain pair DPO may return (0.1, 0, 0.9): it can favor what nobody compared.",
+        "Its loss is as low there, and in a table descent never goes there: the unseen response peaks at a height that "
+        "a formula tells and falls to 0. A feature that it shares with the chosen lifts it to {1:.2f}.",
+        (("comparison_graph", "(0.1, 0, 0.9) has"), ("comparison_graph", "a shared feature lifts"),
+         ("comparison_graph", "a table's unseen response")),
+    ),
+    Myth(
+        "IPO's example {(a, b), (b, a)}: DPO drives the action that was never observed to 0, IPO does not.",
+        "As printed, neither moves: the gradient at the reference is 0. With a loss of c added, (a, c), it is true: "
+        "DPO's π(c) goes to 0, IPO's to {2:.4f}.",
+        (("certain_labels", "(a, b), (b, a) as printed"), ("certain_labels", "with (a, c) DPO"),
+         ("certain_labels", "and IPO keeps it")),
+    ),
+    Myth(
+        "On-policy pairs are better.",
+        "In a class that misses π\\* they can be: pairs of the policy lose {0:.0f} times less where the peak of the "
+        "reward is unlikely under the reference. Labels that no reward explains are made worse by them, {2:.0f} times. "
+        "n labels tell most between the reference and π\\*, not at either.",
+        (("wrong_class", "peak: pairs of the reference"), ("distribution_shift", "finite n: labels say most"),
+         ("distribution_shift", "new pairs make circles")),
+    ),
+    # ---- length
+    Myth(
+        "DPO gets verbose because longer answers are easier to prefer.",
+        "At its optimum it is as long as that of the labels' reward. If that gains λ a token there is a critical "
+        "β = λ/(-log ρ), {0:.3f} in the example, towards which E\\|y\\| grows without end. And labels that are coin "
+        "flips lengthen too where β √n is small, since E\\|y\\| is convex in what noise moves.",
+        (("length", "length alone has a critical β"), ("length", "coin flips lengthen"),
+         ("length", "coin flips do not")),
+    ),
+    Myth(
+        "If chosen answers are longer on average, the policy gets longer.",
+        "Neither necessary nor enough: chosen responses can be shorter and the optimum longer, or the other way round. "
+        "On the way there, length may fall first and rise later.",
+        (("length", "shorter chosen may lengthen"), ("length", "length may fall first")),
+    ),
+    Myth(
+        "Dividing by length, or a margin, cures length bias.",
+        "Of labels that gain λ a token, R-DPO with α = λ recovers the optimum exactly; another α loses the square of "
+        "the error; LN-DPO, SimPO, LD-DPO and a larger β all leave regret ({2:.2f} at the least), and dividing costs "
+        "where there was no bias ({3:.2f}).",
+        (("length_of_labels", "R-DPO with α = λ"), ("length_of_labels", "R-DPO with another α"),
+         ("length_of_labels", "no other fix does"), ("length_of_labels", "and dividing by lengths")),
+    ),
+    # ---- roads
+    Myth(
+        "PPO, GRPO and DPO find different answers.",
+        "Told the same reward, and without what each publication adds, all end at π_ref e^(r/β)/Z. They differ in "
+        "conditioning, in what they sample and hold, and in additions: GRPO as published ends elsewhere "
+        "(KL {1:.2f}).",
+        (("five_roads", "table: told r, every road"), ("five_roads", "table: GRPO as published ends elsewhere")),
+    ),
+    Myth(
+        "DPO ignores the partition function, which must cost something.",
+        "No pair of one prompt ever meets Z: r + c(x) has the same loss, gradient and π\\*. The trained policy knows "
+        "differences of rewards exactly, and β log Z is what they lack.",
+        (("z_cancels", "r + c(x) has the same π*"), ("z_cancels", "trained DPO, which never"),
+         ("z_cancels", "what r has beyond")),
+    ),
 )
 
 
