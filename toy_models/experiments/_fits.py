@@ -1,0 +1,90 @@
+"""Many data sets at once: comparisons drawn, and the rewards that fit each best, by one Newton's method for all.
+
+    r̂ = argmin_r Σᵢⱼ wins[i, j] (-log σ(rᵢ - rⱼ))        rᵢ = φᵢ·θ, where there are features
+
+`analytic.population.newton` and `analytic.loglinear.newton` do the same, one problem after the other, and raise
+`ValueError` where there is no minimizer. Here such a data set gets NaN, and entries of wins may be below 0, as those of
+rDPO's corrected labels are: the loss is convex as long as wins + winsᵀ is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+__all__ = ["draw", "fit", "least_loss"]
+
+Array = NDArray[Any]
+
+STEPS = 200
+FARTHEST = 30.0  # nats between two that are compared: no fit to fewer than e^30 comparisons is there
+
+
+def draw(wins: ArrayLike, n: int, streams: Iterable[np.random.Generator]) -> Array:
+    """Counts (R, K, K) of n comparisons from the measure wins (K, K), of sum 1 up to rounding: one draw a stream"""
+    share = np.asarray(wins, float)
+    share = share / share.sum()
+    return np.stack([rng.multinomial(n, share.ravel()).reshape(share.shape) for rng in streams]).astype(float)
+
+
+def fit(wins: ArrayLike, features: ArrayLike | None = None) -> Array:
+    """r̂ (..., K), of mean 0: NaN where no r̂ exists, or more than one
+
+    wins (..., K, K), wins + winsᵀ at least 0; features (K, d). A step is Newton's, times log(1 + D)/D, D the largest
+    change of a margin that it makes: the loss falls, without a search, as its third derivative is at most its second
+    (Sun & Tran-Dinh 2017, arXiv:1703.04599).
+
+    >>> fit([[[0, 3], [1, 0]], [[0, 4], [0, 0]]]).round(8)  # log(3)/2; and a response that never loses
+    array([[ 0.54930614, -0.54930614],
+           [        nan,         nan]])
+    """
+    wins = np.asarray(wins, float)
+    K = wins.shape[-1]
+    basis = np.eye(K)[:, 1:] if features is None else np.asarray(features, float)
+    i, j = np.triu_indices(K, 1)
+    won, weight = wins[..., i, j].reshape(-1, len(i)), (wins + wins.mT)[..., i, j].reshape(-1, len(i))
+    apart = basis[i] - basis[j]
+    square = (apart[:, :, None] * apart[:, None, :]).reshape(len(i), -1)
+    d = basis.shape[1]
+    left = np.linalg.matrix_rank((weight @ square).reshape(-1, d, d), hermitian=True) == d
+    theta, found, met = np.zeros((len(won), d)), np.full((len(won), d), np.nan), weight > 0
+    rows = np.flatnonzero(left)
+    for _ in range(STEPS):
+        if not len(rows):
+            break
+        p = expit(theta[rows] @ apart.T)
+        slope = (weight[rows] * p - won[rows]) @ apart
+        bend = ((weight[rows] * p * (1 - p)) @ square).reshape(-1, d, d)
+        step = -np.linalg.solve(bend, slope[..., None])[..., 0]
+        size = (abs(step @ apart.T) * met[rows]).max(axis=1)
+        theta[rows] += step * (np.log1p(size) / np.maximum(size, 1e-300))[:, None]
+        there = size < 1e-9  # each step squares it from here
+        found[rows[there]] = theta[rows[there]]
+        rows = rows[~there & ((abs(theta[rows] @ apart.T) * met[rows]).max(axis=1) < FARTHEST)]
+    r: Array = (found @ basis.T).reshape(wins.shape[:-1])
+    centered: Array = r - r.mean(axis=-1, keepdims=True)
+    return centered
+
+
+def least_loss(wins: ArrayLike) -> Array:
+    """min_S Σ_{i in S, j not in S} wins[j, i], shape (...): what the group that loses least to all others loses to them
+
+    wins (..., K, K), entries below 0 too, K at most 12: all groups are tried. `fit` exists if and only if this is above
+    0, which for counts is to say that the wins are strongly connected (Ford 1957): along r = 1 on S, 0 elsewhere, the
+    loss falls without end where it is below 0, and every direction is a sum of such.
+
+    >>> least_loss([[0.0, 3.0], [1.0, 0.0]])
+    np.float64(1.0)
+    """
+    wins = np.asarray(wins, float)
+    K = wins.shape[-1]
+    if K > 12:
+        raise ValueError(f"wins has {K} responses; expected at most 12, as all groups of them are tried")
+    inside = (np.arange(1, 2**K - 1)[:, None] >> np.arange(K) & 1).astype(float)  # groups, responses
+    groups = (inside[:, :, None] * (1 - inside)[:, None, :]).reshape(-1, K * K)  # [S, (i, j)]: i in S, j not
+    least: Array = (wins.mT.reshape(*wins.shape[:-2], K * K) @ groups.T).min(axis=-1)
+    return least
