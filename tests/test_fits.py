@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import log_expit
 
 from analytic import bradley_terry, graph, loglinear, population
-from toy_models.experiments._fits import draw, fit, least_loss
+from toy_models.experiments._fits import draw, fit, has_fit
 
 R = np.array([0.8, 0.3, 0.0, -0.2, -0.9])
 
@@ -36,7 +36,7 @@ def test_few_comparisons_have_a_fit_if_and_only_if_they_are_strongly_connected(r
     exists = graph.mle_exists(wins)
     assert 0.05 < exists.mean() < 0.95
     assert (np.isfinite(fit(wins)).all(axis=1) == exists).all()
-    assert ((least_loss(wins) > 0) == exists).all()
+    assert (has_fit(wins) == exists).all()
 
 
 def test_with_features_it_is_the_log_linear_fit(rng):
@@ -56,7 +56,7 @@ def test_labels_corrected_for_flips_are_fitted_where_scipy_finds_the_minimum(rng
     wins = counts(rng, 60, 60)
     corrected = (0.8 * wins - 0.2 * wins.mT) / 0.6
     assert (corrected < 0).any()
-    exists = least_loss(corrected) > 0
+    exists = has_fit(corrected)
     assert 0.1 < exists.mean() < 1
     found = fit(corrected)
     assert (np.isfinite(found).all(axis=1) == exists).all()
@@ -65,9 +65,9 @@ def test_labels_corrected_for_flips_are_fitted_where_scipy_finds_the_minimum(rng
     assert_allclose(found[at], end - end.mean(), rtol=0, atol=1e-4)
 
 
-def test_where_no_fit_is_the_loss_falls_along_the_group_that_loses_least():
+def test_where_no_fit_is_the_loss_falls_along_the_group_that_does_not_lose():
     wins = np.array([[0.0, 5, 5], [-1, 0, 2], [-1, 2, 0]])  # 1 loses less than nothing
-    assert least_loss(wins) == -2
+    assert not has_fit(wins)
     assert np.isnan(fit(wins)).all()
     losses = [population_loss(wins, t * np.array([1.0, 0, 0])) for t in (10, 100, 1000)]
     assert_allclose(np.diff(losses), [-180, -1800], rtol=1e-3)
@@ -75,6 +75,13 @@ def test_where_no_fit_is_the_loss_falls_along_the_group_that_loses_least():
 
 def population_loss(wins, r):
     return -(wins * log_expit(r[:, None] - r)).sum()
+
+
+def test_a_group_that_breaks_even_has_no_fit_whatever_the_rounding():
+    wins = np.array([[0.0, 4], [1, 0]])
+    corrected = (0.8 * wins - 0.2 * wins.mT) / 0.6
+    assert not has_fit(corrected)
+    assert np.isnan(fit(corrected)).all()
 
 
 def test_draws_have_the_measures_mean_and_know_their_stream_alone():
@@ -89,4 +96,4 @@ def test_draws_have_the_measures_mean_and_know_their_stream_alone():
 
 def test_too_many_responses_for_all_groups_are_refused():
     with pytest.raises(ValueError, match="wins has 13 responses; expected at most 12"):
-        least_loss(np.ones((13, 13)))
+        has_fit(np.ones((13, 13)))

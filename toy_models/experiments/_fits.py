@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-__all__ = ["draw", "fit", "least_loss"]
+__all__ = ["draw", "fit", "has_fit"]
 
 Array = NDArray[Any]
 
@@ -70,21 +70,22 @@ def fit(wins: ArrayLike, features: ArrayLike | None = None) -> Array:
     return centered
 
 
-def least_loss(wins: ArrayLike) -> Array:
-    """min_S Σ_{i in S, j not in S} wins[j, i], shape (...): what the group that loses least to all others loses to them
+def has_fit(wins: ArrayLike) -> NDArray[np.bool_]:
+    """Whether every group of responses S loses to the others: min_S Σ_{i in S, j not in S} wins[j, i] > 0, shape (...)
 
-    wins (..., K, K), entries below 0 too, K at most 12: all groups are tried. `fit` exists if and only if this is above
-    0, which for counts is to say that the wins are strongly connected (Ford 1957): along r = 1 on S, 0 elsewhere, the
-    loss falls without end where it is below 0, and every direction is a sum of such.
+    wins (..., K, K), entries below 0 too, K at most 12: all groups are tried. Then, and only then, there is a `fit`:
+    along r = 1 on S, 0 elsewhere, the loss falls without end where the sum is below 0, or to its infimum where it is 0,
+    and every direction is a sum of such. Of counts it says that the wins are strongly connected (Ford 1957).
 
-    >>> least_loss([[0.0, 3.0], [1.0, 0.0]])
-    np.float64(1.0)
+    >>> has_fit([[[0.0, 3.0], [1.0, 0.0]], [[0.0, 3.0], [-0.1, 0.0]]])
+    array([ True, False])
     """
     wins = np.asarray(wins, float)
     K = wins.shape[-1]
     if K > 12:
         raise ValueError(f"wins has {K} responses; expected at most 12, as all groups of them are tried")
-    inside = (np.arange(1, 2**K - 1)[:, None] >> np.arange(K) & 1).astype(float)  # groups, responses
+    inside = (np.arange(1, 2**K - 1)[:, None] >> np.arange(K) & 1).astype(float)
     groups = (inside[:, :, None] * (1 - inside)[:, None, :]).reshape(-1, K * K)  # [S, (i, j)]: i in S, j not
-    least: Array = (wins.mT.reshape(*wins.shape[:-2], K * K) @ groups.T).min(axis=-1)
-    return least
+    lost = (wins.mT.reshape(*wins.shape[:-2], K * K) @ groups.T).min(axis=-1)
+    found: NDArray[np.bool_] = lost > 8 * K * K * np.finfo(float).eps * abs(wins).sum(axis=(-2, -1))
+    return found
