@@ -70,6 +70,9 @@ def test_one_data_set_by_scipy(small):
         return np.exp(logp) @ (r - SMALL.beta * (logp - np.log(ref)))
 
     assert small["regret"][0, 0] == pytest.approx(value(best) - value(found), abs=1e-6)
+    slower = log_softmax(np.log(ref) + x / (2 * SMALL.beta))
+    judged = root_n._regret(ref, r, x[None] - x.mean(), 2 * SMALL.beta, SMALL.beta)
+    assert judged[0] == pytest.approx(value(best) - value(slower), abs=1e-10)
 
 
 def test_the_mean_is_that_over_all_data_sets():
