@@ -74,6 +74,24 @@ def test_gradient_flow_is_an_initial_value_problem(result):
     assert_allclose(result["gap"][k][[50, 150]], h, rtol=0.02)
 
 
+@pytest.mark.parametrize(("name", "slope"), [
+    ("IPO", lambda h: -4 * (h - 2.0)),
+    ("cDPO", lambda h: 2 * 0.5 * (0.9 - expit(0.5 * h))),
+])
+def test_so_is_that_of_others(name, slope, result):
+    """Descent is behind or ahead by about half of its last step"""
+    k = row(result, name)
+    ends = result["time"][k][[5, 20]]
+    h = solve_ivp(lambda t, h: slope(h), (0, ends[-1]), [0.0], t_eval=ends, rtol=1e-9, atol=1e-9).y[0]
+    assert_allclose(result["predicted"][k][[5, 20]], h, rtol=1e-6)
+    assert_allclose(result["gap"][k][[5, 20]], h, rtol=0.1)
+
+
+def test_the_policy_starts_at_the_reference(result):
+    assert_allclose(result["chosen"][:, 0], 0.3, rtol=1e-12)
+    assert_allclose(result["chosen"][1, -1], 0.3 / (0.3 + 0.7 * np.exp(-result["gap"][1, -1])), rtol=1e-12)
+
+
 def test_ends_are_where_the_losses_printed_are_least(small):
     eps, tau = SMALL.eps, SMALL.tau
     cdpo = minimize_scalar(lambda h: -(1 - eps) * log_expit(h) - eps * log_expit(-h), bracket=(0, 1), tol=1e-10).x
