@@ -6,8 +6,8 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from scipy.special import log_expit
 
-from analytic import bradley_terry, graph, loglinear, population
-from toy_models.experiments._fits import draw, fit, has_fit
+from analytic import bradley_terry, graph, loglinear, optimum, population
+from toy_models.experiments._fits import average, draw, fit, has_fit, lost, waves
 
 R = np.array([0.8, 0.3, 0.0, -0.2, -0.9])
 
@@ -97,3 +97,26 @@ def test_draws_have_the_measures_mean_and_know_their_stream_alone():
 def test_too_many_responses_for_all_groups_are_refused():
     with pytest.raises(ValueError, match="wins has 13 responses; expected at most 12"):
         has_fit(np.ones((13, 13)))
+
+
+def test_waves_are_orthogonal_and_tell_the_rewards():
+    phi, r = waves(7, 3, 0.7)
+    assert_allclose(phi.T @ phi, 3.5 * np.eye(3), atol=1e-12)
+    assert r.std() == pytest.approx(0.7) and r.mean() == pytest.approx(0, abs=1e-15)
+    assert_allclose(phi @ np.linalg.lstsq(phi, r, rcond=None)[0], r, atol=1e-12)
+    with pytest.raises(ValueError, match="features is 7; expected at most 6, as a table of 7 responses has"):
+        waves(7, 7, 1.0)
+
+
+def test_what_is_lost_is_the_objective_of_the_optimum_less_that_of_the_policy():
+    ref, r, beta = np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.0, -1.0]), 0.5
+    fitted = np.array([[0.5, 0.1, 0.0], [np.nan] * 3])
+    pi = optimum.boltzmann(ref, fitted[0], 2 * beta)
+    expected = optimum.optimal_value(ref, r, beta) - optimum.value(pi, ref, r, beta)
+    found = lost(ref, r, fitted, 2 * beta, beta)
+    assert found[0] == pytest.approx(expected, rel=1e-12) and np.isnan(found[1])
+    assert lost(ref, r, fitted, beta)[0] == lost(ref, r, fitted, beta, beta)[0]
+
+
+def test_averages_leave_out_what_is_not_there():
+    assert_allclose(average(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])), [2.0, 5.0, np.nan])

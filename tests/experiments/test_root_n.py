@@ -71,7 +71,7 @@ def test_one_data_set_by_scipy(small):
 
     assert small["regret"][0, 0] == pytest.approx(value(best) - value(found), abs=1e-6)
     slower = log_softmax(np.log(ref) + x / (2 * SMALL.beta))
-    judged = root_n._regret(ref, r, x[None] - x.mean(), 2 * SMALL.beta, SMALL.beta)
+    judged = root_n.lost(ref, r, x[None] - x.mean(), 2 * SMALL.beta, SMALL.beta)
     assert judged[0] == pytest.approx(value(best) - value(slower), abs=1e-10)
 
 

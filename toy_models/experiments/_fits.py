@@ -16,12 +16,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-__all__ = ["draw", "fit", "has_fit"]
+from analytic import optimum
+
+__all__ = ["average", "draw", "fit", "has_fit", "lost", "waves"]
 
 Array = NDArray[Any]
 
 STEPS = 200
 FARTHEST = 30.0  # nats between two that are compared: no fit to fewer than e^30 comparisons is there
+
+
+def waves(responses: int, features: int, spread: float) -> tuple[Array, Array]:
+    """Features cos(π a (k + ½)/K), a = 1 ... d, and rewards -Σ φ_a/a, of standard deviation `spread`: (K, d) and (K,)
+
+    Any two features are orthogonal, so that none can be told by the others. d is at most K - 1.
+
+    >>> phi, r = waves(4, 2, 1.0)
+    >>> (phi.T @ phi).round(12)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+    if features > responses - 1:
+        raise ValueError(f"features is {features}; expected at most {responses - 1}, as a table of {responses} "
+                         "responses has")
+    k, a = np.arange(responses), np.arange(1, features + 1)
+    phi: Array = np.cos(np.pi * a * (k[:, None] + 0.5) / responses)
+    r = phi @ (-1 / a)
+    return phi, spread * r / r.std()
 
 
 def draw(wins: ArrayLike, n: int, streams: Iterable[np.random.Generator]) -> Array:
@@ -70,6 +91,22 @@ def fit(wins: ArrayLike, features: ArrayLike | None = None) -> Array:
     return centered
 
 
+def lost(ref: Array, reward: Array, fitted: Array, beta: float, price: float | None = None) -> Array:
+    """J* - J of π_ref e^{r̂/β}/Z, fitted r̂ (..., K), at a price of a nat that is β unless told: NaN where r̂ is"""
+    price = beta if price is None else price
+    there = np.isfinite(fitted[..., :1])
+    pi = optimum.boltzmann(ref, np.where(there, fitted, 0), beta)
+    gap: Array = price * optimum.kl(pi, optimum.boltzmann(ref, reward, price))
+    return np.where(there[..., 0], gap, np.nan)
+
+
+def average(x: Array) -> Array:
+    """Over the first axis, of what is not NaN; NaN where all is"""
+    there = np.isfinite(x)
+    found: Array = np.where(there, x, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
+    return found
+
+
 def has_fit(wins: ArrayLike) -> NDArray[np.bool_]:
     """Whether every group of responses S loses to the others: min_S Σ_{i in S, j not in S} wins[j, i] > 0, shape (...)
 
@@ -86,6 +123,6 @@ def has_fit(wins: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError(f"wins has {K} responses; expected at most 12, as all groups of them are tried")
     inside = (np.arange(1, 2**K - 1)[:, None] >> np.arange(K) & 1).astype(float)
     groups = (inside[:, :, None] * (1 - inside)[:, None, :]).reshape(-1, K * K)  # [S, (i, j)]: i in S, j not
-    lost = (wins.mT.reshape(*wins.shape[:-2], K * K) @ groups.T).min(axis=-1)
-    found: NDArray[np.bool_] = lost > 8 * K * K * np.finfo(float).eps * abs(wins).sum(axis=(-2, -1))
+    least = (wins.mT.reshape(*wins.shape[:-2], K * K) @ groups.T).min(axis=-1)
+    found: NDArray[np.bool_] = least > 8 * K * K * np.finfo(float).eps * abs(wins).sum(axis=(-2, -1))
     return found

@@ -24,7 +24,7 @@ from analytic import bradley_terry, finite_data, optimum, population
 from ._claims import Claim, above, below, near
 from ._config import require, streams
 from ._figure import COLORS, OPTIMUM, POLICY, axes
-from ._fits import draw, fit
+from ._fits import average, draw, fit, lost, waves
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
@@ -62,9 +62,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self, positive=("spread", "beta", "betas", "times"),
                 least={"responses": 3, "features": 1, "counts": 1, "replicates": 2})
-        if self.features > self.responses - 1:
-            raise ValueError(f"features is {self.features}; expected at most {self.responses - 1}, as a table of "
-                             f"{self.responses} responses has")
+        waves(self.responses, self.features, self.spread)
 
 
 def world(config: Config) -> tuple[Array, Array, Array]:
@@ -73,11 +71,8 @@ def world(config: Config) -> tuple[Array, Array, Array]:
     >>> [x.shape for x in world(Config())]
     [(8, 2), (8,), (8,)]
     """
-    k, a = np.arange(config.responses), np.arange(1, config.features + 1)
-    phi = np.cos(np.pi * a * (k[:, None] + 0.5) / config.responses)
-    r = phi @ (-1 / a)
-    r *= config.spread / r.std()
-    return phi, r, (1 / (k + 1)) / (1 / (k + 1)).sum()
+    often = 1 / np.arange(1, config.responses + 1)
+    return *waves(config.responses, config.features, config.spread), often / often.sum()
 
 
 def run(config: Config | None = None) -> dict[str, Array]:
@@ -105,48 +100,33 @@ def run(config: Config | None = None) -> dict[str, Array]:
     table, shared = fit(data), fit(data, phi)
     missing = fit(data, phi[:, :-1]) if config.features > 1 else np.full(table.shape, np.nan)
     fits = {"": table, "shared_": shared, "missing_": missing}
-    regret = {f"{name}regret": _regret(ref, r, r_hat, beta, beta) for name, r_hat in fits.items()}
+    regret = {f"{name}regret": lost(ref, r, r_hat, beta) for name, r_hat in fits.items()}
     excess = {f"{name}excess": _excess(r, fits[name], wins) for name in ("", "shared_")}
     theory = np.array([finite_data.regret(ref, wins, beta, float(each)) for each in n])
     tilted = [optimum.boltzmann(ref, r, b) for b in config.betas]
     curved = [np.trace((np.diag(p) - np.outer(p, p)) @ cov) for p in tilted]
-    by_times = np.stack([_mean(_regret(ref, r, table, beta * t, beta)) for t in config.times], axis=1)
+    by_times = np.stack([average(lost(ref, r, table, beta * t, beta)) for t in config.times], axis=1)
     found = regret | excess | {
         "counts": n, "responses": config.responses, "features": config.features, "theory": theory,
         "shared_theory": np.trace(phi.T @ S @ phi @ small) / (2 * beta * n), "reward": r, "ref": ref,
         "covariance": _covariances(table, cov, n), "unfitted": np.isnan(table[..., 0]).mean(axis=0),
         "betas": np.array(config.betas), "kl_theory": np.array(curved) / (2 * np.square(config.betas) * n[-1]),
-        "kl_of_beta": np.stack([_mean(_regret(ref, r, table[:, -1], b, b)) / b for b in config.betas]),
+        "kl_of_beta": np.stack([average(lost(ref, r, table[:, -1], b, b)) / b for b in config.betas]),
         "times": np.array(config.times), "by_times": by_times,
         "best_times": np.where(np.isfinite(by_times[:, 0]), np.array(config.times)[by_times.argmin(axis=1)], np.nan),
         "spread_excess": np.sqrt(2 / (config.responses - 1)), "spread_shared": np.sqrt(2 / config.features),
         "spread_regret": _spread(S, cov), "spread_shared_regret": _spread(phi.T @ S @ phi, small),
         "spread_kl": np.array([_spread(np.diag(p) - np.outer(p, p), cov) for p in tilted]),
     } | _rankings(r[:RANKED])
-    last = {name: _mean(found[name])[-1] for name in REPLICATED}
+    last = {name: average(found[name])[-1] for name in REPLICATED}
     found |= {f"mean_{name}": value for name, value in last.items()} | {"tuned_times": found["best_times"][0]}
     return {name: np.asarray(x) for name, x in found.items()}
-
-
-def _regret(ref: Array, r: Array, fitted: Array, beta: float, price: float) -> Array:
-    """J* - J of π_ref e^{r̂/β}/Z at the price given: NaN where r̂ is"""
-    there = np.isfinite(fitted[..., :1])
-    pi = optimum.boltzmann(ref, np.where(there, fitted, 0), beta)
-    lost: Array = np.where(there[..., 0], price * optimum.kl(pi, optimum.boltzmann(ref, r, price)), np.nan)
-    return lost
 
 
 def _excess(r: Array, fitted: Array, wins: Array) -> Array:
     there = np.isfinite(fitted[..., :1])
     above: Array = population.objective(np.where(there, fitted, 0), wins, 1.0) - population.objective(r, wins, 1.0)
     return np.where(there[..., 0], above, np.nan)
-
-
-def _mean(x: Array) -> Array:
-    """Over the data sets that have a fit; NaN where none has"""
-    there = np.isfinite(x)
-    mean: Array = np.where(there, x, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
-    return mean
 
 
 def _covariances(fitted: Array, cov: Array, n: Array) -> Array:
@@ -186,7 +166,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     n, R = result["counts"], len(result["regret"])
     K, d = int(result["responses"]), int(result["features"])
     error = 4 / np.sqrt(R)
-    regret, shared, missing = (_mean(result[f"{name}regret"]) for name in ("", "shared_", "missing_"))
+    regret, shared, missing = (average(result[f"{name}regret"]) for name in ("", "shared_", "missing_"))
     spread = result["spread_regret"]
     steps = np.log(n[-1] / n[-2]) if len(n) > 1 else np.nan
     slope = np.log(regret[-1] / regret[-2]) / steps if len(n) > 1 else np.nan
@@ -228,8 +208,8 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
              ("missing_", None, COLORS[4], "one feature too few"))
     for name, theory, color, label in shown:
         regret = result[f"{name}regret"]
-        mean = _mean(regret)
-        error = 2 * np.sqrt(_mean((regret - mean) ** 2) / len(regret))
+        mean = average(regret)
+        error = 2 * np.sqrt(average((regret - mean) ** 2) / len(regret))
         ax.errorbar(n, mean, error, fmt="o", color=color, capsize=3, label=label)
         if theory:
             ax.plot(n[order], result[theory][order], color=color, lw=1.2)
