@@ -121,7 +121,7 @@ def test_flips_are_undone_by_their_correction(rng):
 
 def test_of_two_responses_a_binomial_says_how_often_no_optimum_is():
     """Of n labels x say the first: rDPO that assumes a has none if x/n <= a or >= 1-a. Four standard errors."""
-    n, a, R = 30, 0.25, 3000
+    n, a, R = 10, 0.25, 3000
     found = noise.run(Config(responses=2, features=1, flip=0.1, assumed=a, counts=(n,), n=n, replicates=R,
                              flips=(0.0,), assumptions=(a,)))
     q = 0.9 * expit(1.4) + 0.1 * expit(-1.4)  # spread 0.7: rewards are ±0.7
