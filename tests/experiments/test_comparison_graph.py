@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -33,8 +34,8 @@ BROKEN = {
     "a link cut, steps along": lambda r: changed(r, "cut.moved", 1, 1e-6),
     "and end where each part": lambda r: changed(r, "unseen.policy", 0, r["ref"]),
     "Adam's do not keep": lambda r: changed(r, "unseen.moved", 2, 1e-14),
-    "an unseen response is worth": lambda r: changed(r, "unseen.plain_kl", (), 1e-3),
-    "and not their mean": lambda r: changed(r, "unseen.weighted_kl", (), 0),
+    "an unseen response is worth": lambda r: changed(r, "unseen_plain_kl", (), 1e-3),
+    "and not their mean": lambda r: changed(r, "unseen_weighted_kl", (), 0),
     "all ways to share": lambda r: changed(r, "set.loss", 4, 0.0),
     "and not one value": lambda r: {**r, "set.value": np.zeros(99)},
     "the wins are strongly": lambda r: changed(r, "disagree", (), 1),
@@ -107,7 +108,7 @@ def test_peaks_are_those_known(result):
 
 def test_all_of_the_set_have_the_ratios_of_the_optimum(result):
     """The best share of the set is that of π* itself, and what descent takes is worse, by its regret"""
-    assert abs(result["set.share"][result["set.value"].argmax()] - result["set.best"]) < 0.01
+    assert abs(result["set.share"][result["set.value"].argmax()] - result["set_best"]) < 0.01
     top = result["set.value"].max()
     assert result["cut.regret"][0] == pytest.approx(top - result["set.end_value"][0], abs=1e-3)
 
@@ -134,6 +135,14 @@ def test_one_step_measures_no_rate():
     assert np.isnan(found["measured"]).all()
     assert not comparison_graph.claims(found)["descent loses the factor of the Fiedler value: largest relative "
                                               "difference"].evaluated
+
+
+def test_of_equal_rewards_there_is_no_way_to_go():
+    found = comparison_graph.run(Config(reward=(0.0,) * 6, steps=3, replicates=2, counts=(3,)))
+    assert found["chain_kl"] == 0 and np.isnan(found["measured"]).all()
+    axes = comparison_graph.plot(found)
+    assert len(axes.get_lines()) == 5  # a name for each graph
+    plt.close(axes.figure)
 
 
 @pytest.mark.parametrize(("setting", "message"), [

@@ -125,6 +125,11 @@ def test_one_feature_leaves_none_to_drop():
     assert np.isnan(found["missing_regret"]).all() and np.isfinite(found["shared_regret"]).all()
 
 
+def test_the_order_of_counts_is_no_matter():
+    one, other = (root_n.run(Config(counts=counts, replicates=5)) for counts in ((100, 300), (300, 100)))
+    np.testing.assert_array_equal(one["regret"], other["regret"])
+
+
 def test_a_lower_beta_has_the_larger_error():
     kl = [root_n.run(Config(counts=(2000,), replicates=50, betas=(b,)))["kl_of_beta"][0] for b in (0.25, 1.0)]
     assert kl[0] > 4 * kl[1]

@@ -131,7 +131,7 @@ def _graphs(config: Config, ref: Array, r: Array) -> dict[str, Array]:
     W = _trained(r, ref, wins * np.array([rate.best_step for rate in rates])[:, None, None], config, dn.sgd(1.0))
     u = W - np.log(ref)
     off = np.linalg.norm(u - u.mean(axis=-1, keepdims=True) - (r - r.mean()) / beta, axis=-1)
-    path = off / off[0]
+    path = off / np.where(off[0] > 0, off[0], 1)
     measured = []
     for error in path.T:
         late = np.flatnonzero((error > 1e-11) & (error < 1e-2))[-40:]
@@ -174,14 +174,14 @@ def _parts(config: Config, ref: Array, r: Array) -> dict[str, Array]:
     known = r[:-1]
     for name, worth in (("plain", known.mean()), ("weighted", ref[:-1] @ known / ref[:-1].sum())):
         there = optimum.boltzmann(ref, [*known, worth], beta)
-        found[f"unseen.{name}_kl"] = optimum.kl(policy[0, 1], there)
+        found[f"unseen_{name}_kl"] = optimum.kl(policy[0, 1], there)
     # all minimizers of the cut graph: its parts keep their ratios, and share the mass in any way
     share, first = np.linspace(0.01, 0.99, 99), part[0] == 0
     best = optimum.boltzmann(ref, r, beta)
     pi = np.where(first, share[:, None] * best / best[first].sum(), (1 - share[:, None]) * best / best[~first].sum())
     return found | {
         "set.share": share, "set.loss": population.objective(np.log(pi / ref), wins[0], beta),
-        "set.value": optimum.value(pi, ref, r, beta), "set.best": best[first].sum(),
+        "set.value": optimum.value(pi, ref, r, beta), "set_best": best[first].sum(),
         "set.ends": policy[:, 0, first].sum(axis=-1), "set.end_value": optimum.value(policy[:, 0], ref, r, beta)}
 
 
@@ -271,8 +271,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             below(conserved, 1e-12),
         "and end where each part has mean reward 0: max |difference|": below(there, 1e-8),
         "Adam's do not keep it: least change": above(drift, 0.01),
-        "an unseen response is worth the plain mean of the others: KL": below(result["unseen.plain_kl"], 1e-10),
-        "and not their mean under the reference: KL": above(result["unseen.weighted_kl"], 1e-4),
+        "an unseen response is worth the plain mean of the others: KL": below(result["unseen_plain_kl"], 1e-10),
+        "and not their mean under the reference: KL": above(result["unseen_weighted_kl"], 1e-4),
         "all ways to share the mass among the parts have one loss: range": below(np.ptp(result["set.loss"]), 1e-12),
         "and not one value: range of J": above(np.ptp(result["set.value"]), 0.1),
         "the wins are strongly connected, or there is no fit: data sets that disagree":
@@ -295,6 +295,8 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
         there = np.flatnonzero(path > 1e-12)
         color = COLORS[(4, 1, 2, 5)[g]]
         ax.semilogy(there, path[there], color=color, lw=2, label=f"{name}: {result['predicted'][g]:.3f} a step")
+        if not len(there):
+            continue
         middle = there[len(there) // 2]
         ax.semilogy(there, path[middle] * result["predicted"][g] ** (there - middle), "k:", lw=1)
     ax.plot([], [], "k:", lw=1, label="predicted factor")
@@ -308,7 +310,7 @@ def _set(result: dict[str, Array], ax: Any = None) -> Any:
     """J of all policies that have the least loss on the chain with a link cut, and which the optimizers take"""
     ax = axes(ax)
     ax.plot(result["set.share"], result["set.value"], color=REFERENCE, lw=2, label="all of least loss")
-    ax.axvline(result["set.best"], color=OPTIMUM, ls="--", lw=1, label="share under π*")
+    ax.axvline(result["set_best"], color=OPTIMUM, ls="--", lw=1, label="share under π*")
     for k, name in enumerate(OPTIMIZERS):
         ax.plot(result["set.ends"][k], result["set.end_value"][k], "osD"[k], ms=(14, 8, 8)[k], mew=2,
                 mfc="none" if k == 0 else None, color=COLORS[(6, 2, 1)[k]], label=name)

@@ -152,7 +152,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
     main, *others = rows
     found: dict[str, Any] = {
         "method": np.array(METHODS), "counts": np.array(config.counts), "flips": np.array(config.flips),
-        "flip": config.flip, "assumed": config.assumed, "beta": config.beta, "reward": r, "ref": ref,
+        "true_flip": config.flip, "assumed_flip": config.assumed, "reward": r, "ref": ref,
         "regret": main["regret"][:, 0], "curve": main["regret"][:, 1:], "mean_regret": main["mean"][0],
         "mean_curve": main["mean"][1:], "no_mle": main["no_mle"][0], "unbounded": main["unbounded"][0],
         "curve_unbounded": main["unbounded"][1:], "grid": np.stack([row["mean"][1:] for row in others]),
@@ -305,7 +305,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     curve, bias, counts = result["mean_curve"], result["bias"], result["counts"]
     few, many = curve[counts.argmin()], curve[counts.argmax()]
     error = 4 * result["theory_spread"] / np.sqrt(len(result["regret"]))
-    wrong = result["assuming_bias"][abs(result["assumptions"] - result["flip"]) > 0.04]
+    wrong = result["assuming_bias"][abs(result["assumptions"] - result["true_flip"]) > 0.04]
     wrong = wrong[np.isfinite(wrong)]  # some leave it no optimum at all
     return {
         "two responses: DPO learns the log-odds of what is reported: |difference|, nats":
@@ -345,7 +345,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
     ax.loglog(n[order], result["theory"][order], "k:", lw=1.2, label="rDPO, theory")
     ax.axhline(result["bias"][0], color=REFERENCE, lw=1, label="DPO, all labels")
     ax.set(xlabel="labels n", ylabel="regret J* - J, reward",
-           title=f"{100 * result['flip']:.0f} % of labels flipped, {100 * result['assumed']:.0f} % assumed")
+           title=f"{100 * result['true_flip']:.0f} % of labels flipped, {100 * result['assumed_flip']:.0f} % assumed")
     ax.legend(fontsize=8, ncols=2)
     return ax
 
@@ -361,7 +361,7 @@ def _assuming(result: dict[str, Array], ax: Any = None) -> Any:
             ax.plot(x[np.nanargmin(regret)], np.nanmin(regret), "o", ms=11, mfc="none", color=color)
     bias = np.where(result["assuming_bias"] > 1e-12, result["assuming_bias"], np.nan)
     ax.semilogy(x[order], bias[order], "k.:", lw=1.2, label="all labels")
-    ax.axvline(result["flip"], color=OPTIMUM, ls="--", lw=1, label="what is flipped")
+    ax.axvline(result["true_flip"], color=OPTIMUM, ls="--", lw=1, label="what is flipped")
     ax.set(xlabel="flips that rDPO assumes", ylabel="regret J* - J, reward", title="What to assume depends on n",
            ylim=(max(1e-4, np.nanmin(result["assuming"]) / 3), None))
     ax.legend(fontsize=8, ncols=2)
@@ -381,7 +381,7 @@ def _grid(result: dict[str, Array], ax: Any = None) -> Any:
         ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if abs(x) > 2 else "black")
     ax.set_xticks(range(len(result["counts"])), [f"{n:,}" for n in result["counts"]])
     ax.set_yticks(range(len(result["flips"])), [f"{100 * x:.0f} %" for x in result["flips"]])
-    ax.set(xlabel="labels n", ylabel="flipped", title="Regret of rDPO over DPO's; none: data sets without one")
+    ax.set(xlabel="labels n", ylabel="flipped", title="Regret of rDPO over DPO's; none: share without rDPO's optimum")
     return ax
 
 
@@ -392,7 +392,7 @@ def _flips(result: dict[str, Array], ax: Any = None) -> Any:
     for k, name in enumerate(TABLES):
         bias = result["bias_of_flips"][:, k]
         ax.plot(x[order], bias[order], "o-", ms=4, lw=1.5, color=COLORS[(3, 4, 5, 1, 2)[k]], label=name)
-    ax.axvline(result["assumed"], color=POLICY, ls="--", lw=1, label="what losses assume")
+    ax.axvline(result["assumed_flip"], color=POLICY, ls="--", lw=1, label="what losses assume")
     ax.set(xlabel="share of labels that are flipped", ylabel="regret of all labels J* - J, reward",
            title="The bias that no number of labels removes")
     ax.legend(fontsize=9)

@@ -44,7 +44,7 @@ class Config:
     beta        nats of reward that a nat of KL costs
     betas       at which the error of the policy is measured, of the most labels
     times       trainings at these multiples of beta, all judged at the price beta
-    counts      n: numbers of labels
+    counts      n: numbers of labels, in any order
     replicates  data sets of each number
     seed        of the labels
     """
@@ -90,9 +90,9 @@ def run(config: Config | None = None) -> dict[str, Array]:
     """
     config = config or Config()
     phi, r, ref = world(config)
-    wins, beta, n = population.bradley_terry_wins(r), config.beta, np.array(config.counts)
+    wins, beta, n = population.bradley_terry_wins(r), config.beta, np.array(sorted(config.counts))
     rngs = streams(config.seed, config.replicates)
-    data = np.stack([draw(wins, each, rngs) for each in config.counts], axis=1)
+    data = np.stack([draw(wins, each, rngs) for each in n], axis=1)
     F = bradley_terry.fisher(r)
     cov, best = bradley_terry.covariance(F), optimum.boltzmann(ref, r, beta)
     S = np.diag(best) - np.outer(best, best)
@@ -107,7 +107,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
     curved = [np.trace((np.diag(p) - np.outer(p, p)) @ cov) for p in tilted]
     by_times = np.stack([average(lost(ref, r, table, beta * t, beta)) for t in config.times], axis=1)
     found = regret | excess | {
-        "counts": n, "responses": config.responses, "features": config.features, "theory": theory,
+        "counts": n, "K": config.responses, "d": config.features, "theory": theory,
         "shared_theory": np.trace(phi.T @ S @ phi @ small) / (2 * beta * n), "reward": r, "ref": ref,
         "covariance": _covariances(table, cov, n), "unfitted": np.isnan(table[..., 0]).mean(axis=0),
         "betas": np.array(config.betas), "kl_theory": np.array(curved) / (2 * np.square(config.betas) * n[-1]),
@@ -164,7 +164,7 @@ def _rankings(r: Array) -> dict[str, Array]:
 def claims(result: dict[str, Array]) -> dict[str, Claim]:
     """Each claim: whether it holds, by which number. Means are judged by four standard errors, those of theory"""
     n, R = result["counts"], len(result["regret"])
-    K, d = int(result["responses"]), int(result["features"])
+    K, d = int(result["K"]), int(result["d"])
     error = 4 / np.sqrt(R)
     regret, shared, missing = (average(result[f"{name}regret"]) for name in ("", "shared_", "missing_"))
     spread = result["spread_regret"]
@@ -202,9 +202,9 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
 def plot(result: dict[str, Array], ax: Any = None) -> Any:
     """Mean regret against n, of a table, of features and of too few, beside theory; returns the axes"""
     ax = axes(ax)
-    n, order = result["counts"], np.argsort(result["counts"])
-    shown = (("", "theory", POLICY, f"table, K = {int(result['responses'])}"),
-             ("shared_", "shared_theory", COLORS[3], f"{int(result['features'])} features"),
+    n = result["counts"]
+    shown = (("", "theory", POLICY, f"table, K = {int(result['K'])}"),
+             ("shared_", "shared_theory", COLORS[3], f"{int(result['d'])} features"),
              ("missing_", None, COLORS[4], "one feature too few"))
     for name, theory, color, label in shown:
         regret = result[f"{name}regret"]
@@ -212,7 +212,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
         error = 2 * np.sqrt(average((regret - mean) ** 2) / len(regret))
         ax.errorbar(n, mean, error, fmt="o", color=color, capsize=3, label=label)
         if theory:
-            ax.plot(n[order], result[theory][order], color=color, lw=1.2)
+            ax.plot(n, result[theory], color=color, lw=1.2)
     ax.plot([], [], color="k", lw=1.2, label="lines: what 1/n laws say")
     ax.set(xscale="log", yscale="log", xlabel="labels n", ylabel="regret J* - J, reward", title="Regret falls as 1/n")
     ax.legend(fontsize=9)
