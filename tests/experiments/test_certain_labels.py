@@ -50,7 +50,7 @@ BROKEN = {
     "with (a, c) DPO": lambda r: changed(r, "third", (-1, 0), 0.1),
     "and IPO keeps": lambda r: changed(r, "third_ipo", (-1, 0), 0.0),
     "few labels: stopped early": lambda r: {**r, "stopped_regret": np.full_like(r["stopped_regret"], 0.2)},
-    "IPO and cDPO of the same": lambda r: {**r, "cdpo_regret": 2 * r["cdpo_regret"]},
+    "the optima of IPO and cDPO": lambda r: {**r, "cdpo_regret": 2 * r["cdpo_regret"]},
 }
 
 
@@ -135,7 +135,7 @@ def test_regret_on_the_way_is_that_of_a_naive_descent(small):
     assert_allclose(small["stopped_regret"][2, :120], lost, rtol=1e-8, atol=1e-12)
 
 
-def test_those_who_need_no_stopping_are_at_their_least_loss(small):
+def test_ipo_and_cdpo_are_at_their_least_loss(small):
     r = np.array(SMALL.reward)
     data = draw(population.bradley_terry_wins(r), 9, streams(4, 6))[1]
     best = softmax(r)
@@ -161,8 +161,8 @@ def test_too_few_labels_to_connect_all_leave_ipo_and_cdpo_none():
     found = certain_labels.run(Config(labels=1, steps=30, replicates=3))
     assert np.isnan(found["ipo_regret"]).all() and np.isnan(found["cdpo_regret"]).all()
     assert found["without_fit"] == 1
-    assert not certain_labels.claims(found)["IPO and cDPO of the same labels need no stopping: DPO's regret at the end "
-                                            "over the larger of theirs"].evaluated
+    assert not certain_labels.claims(found)["the optima of IPO and cDPO are better than that end: its regret over the "
+                                            "larger of theirs"].evaluated
 
 
 @pytest.mark.parametrize(("setting", "message"), [

@@ -229,7 +229,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "and IPO keeps it: π(c)": near(result["third_ipo"][-1, 0], result["kept"][2], within=1e-9),
         "few labels: stopped early, descent is better: regret at the end over the least": above(
             stopped[-1] / stopped.min(), 1.1),
-        "IPO and cDPO of the same labels need no stopping: DPO's regret at the end over the larger of theirs":
+        "the optima of IPO and cDPO are better than that end: its regret over the larger of theirs":
             above(stopped[-1] / max(both), 1),
     }
 
