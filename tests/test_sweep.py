@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from toy_models.experiments import EXPERIMENTS, Measured, bands, sweep
 from toy_models.experiments import _sweep as module
-from toy_models.experiments import bands, sweep
 from toy_models.experiments._sweep import cell_seed
 
 GRID = {"scale": [0.5, 1.0, 2.0], "kind": ["normal", "uniform"]}
@@ -268,3 +268,29 @@ def test_bands_cover_the_median_as_often_as_they_say(rng):
     covered = [band.low[0] < 0 < band.high[0] for band in (
         bands([{"a": 0, "x": x} for x in rng.normal(size=30)], "a", "x", resamples=200) for _ in range(400))]
     assert abs(np.mean(covered) - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 400) + 0.01
+
+
+# ---- experiments as functions
+
+def test_an_experiment_is_a_function_of_its_settings_whose_replicates_are_rows_by_name():
+    measured = Measured("noise", n=50, counts=(50, 100), replicates=2)
+    assert measured.vectorized and measured.draws
+    row, other = sweep(measured, {"flip": [0.1]}, seeds=2, vectorized=True)
+    config = EXPERIMENTS["noise"].Config(flip=0.1, n=50, counts=(50, 100), replicates=2, seed=row["seed"])
+    result = EXPERIMENTS["noise"].run(config)
+    for i, method in enumerate(result["method"]):
+        np.testing.assert_equal([row[f"regret.{method}"], other[f"regret.{method}"]], result["regret"][:, i])
+        np.testing.assert_equal(row[f"curve.1.{method}"], result["curve"][0, 1, i])
+    assert row["rdpo_bias"] == other["rdpo_bias"] == result["rdpo_bias"]
+
+
+def test_an_experiment_that_draws_nothing_needs_no_seed():
+    measured = Measured("comparison_graph")
+    assert measured.draws
+    assert not Measured("length_of_labels").draws
+    assert "beta" not in Measured("length_of_labels", letters=2)(seed=5, lam=0.0)
+
+
+def test_an_experiment_that_is_none_is_a_sentence():
+    with pytest.raises(ValueError, match="no experiment is called 'nois'; there are z_cancels"):
+        Measured("nois")

@@ -47,7 +47,7 @@ def near(number: Any, value: Any, within: float) -> Claim:
     >>> near(1.1567716, 1.15677, within=1e-5).expected
     '1.15677 ± 1e-05'
     """
-    return Claim(bool(abs(number - value) <= within), float(number), f"{float(value):.6g} ± {within:g}")
+    return Claim(bool(abs(number - value) <= within), float(number), f"{float(value):.6g} ± {within:.2g}")
 
 
 def between(number: Any, low: float, high: float) -> Claim:

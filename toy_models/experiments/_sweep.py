@@ -210,8 +210,10 @@ def _installed(module: str, backend: str) -> Any:
 class Measured:
     """What an experiment measures, as a function of its settings, for `sweep`: its numbers, and arrays of replicates
 
-    Of an array with more axes than that of replicates, each entry is a column, `name.0.2`; one of more than 32 entries
-    a replicate is left out. Raises `ValueError` where there is no such experiment, and as its `Config` does.
+    Of an array with more axes than that of replicates, each entry is a column, such as `regret.rDPO` where the result
+    has one array of words that fits the axis, else `regret.2`; one of more than 32 entries a replicate is left out.
+
+    Raises `ValueError` where there is no such experiment, and as its `Config` does.
 
     >>> measured = Measured("five_roads", copies=2, steps=60, language_group=8, language_steps=60)
     >>> sorted(measured(beta=1.0, betas=(1.0,), seed=3))
@@ -245,8 +247,16 @@ class Measured:
         for name in self._replicated:
             entries = numbers[name].shape[1:]
             if math.prod(entries) <= MOST_COLUMNS:
-                found |= {".".join([name, *map(str, at)]): numbers[name][:, *at] for at in np.ndindex(entries)}
+                called = [_words(result, size) for size in entries]
+                found |= {".".join([name, *(words[i] for words, i in zip(called, at, strict=True))]):
+                          numbers[name][:, *at] for at in np.ndindex(entries)}
         return found
+
+
+def _words(result: Mapping[str, Array], size: int) -> Sequence[str]:
+    """What entries of an axis are called"""
+    fitting = [x.tolist() for x in result.values() if x.dtype.kind == "U" and x.shape == (size,)]
+    return fitting[0] if len(fitting) == 1 else [str(i) for i in range(size)]
 
 
 class Band(NamedTuple):
