@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from analytic import bradley_terry, graph, vote_model
-from toy_models.experiments import Skipped, human_votes
+from toy_models.experiments import Skipped, _real, human_votes
 from toy_models.experiments.human_votes import Config
 
 
@@ -164,7 +164,7 @@ def test_one_eps_has_no_spread_and_two_have(rng):
 
 def test_people_and_gpt4_in_one_fit_have_the_same_difference_and_error(result):
     """Every strength a covariate, those of GPT-4 apart, clustered by pair"""
-    two = [human_votes._where(votes, ~votes.empty & (votes.outcome != 0)) for votes in human_votes._votes(
+    two = [_real.of_rows(votes, ~votes.empty & (votes.outcome != 0)) for votes in _real.llmfao(
         "characters")[:2]]
     blocks = []
     for votes in two:
@@ -182,7 +182,7 @@ def test_people_and_gpt4_in_one_fit_have_the_same_difference_and_error(result):
 
 
 def test_ties_are_read_as_told(result):
-    human = human_votes._votes("characters")[0]
+    human = _real.llmfao("characters")[0]
     kinds = [human_votes._fit(human, False, ties).ties for ties in ("decided", "davidson", "rao_kupper")]
     assert kinds == ["davidson", "davidson", "rao_kupper"]
 
@@ -194,7 +194,7 @@ def test_of_13_prompts_errors_are_students(result):
 # ---- what learns
 
 def test_dpo_ends_at_the_fit_of_its_votes(result):
-    human, _, models = human_votes._votes("characters")
+    human, _, models = _real.llmfao("characters")
     told, asked = human_votes._splits(human, models, 2139, Config())
     limits = graph.largest_flip(told["one vote"])
     assert_allclose(result["limits"], limits, rtol=0, atol=1e-12)

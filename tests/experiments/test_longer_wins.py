@@ -27,14 +27,14 @@ def replaced(result, key, row, value):
 
 #: claim's beginning -> a way to break its measurement
 BROKEN = {
-    "OASST: the longer": lambda r: {**r, "oasst.share": np.array(0.6)},
-    "trees are": lambda r: {**r, "oasst.alone": r["oasst.error"]},
-    "log-odds": lambda r: {**r, "oasst.gamma_error": np.array(1.0)},
-    "HH: the longer": lambda r: {**r, "hh.share": np.array(0.49)},
-    "4 pairs": lambda r: {**r, "hh.empty": np.array(9)},
-    "bytes, held out": lambda r: {**r, "oasst.score": np.array(0.6)},
-    "as they prefer": lambda r: {**r, "oasst.fresh_longer": np.array(0.51)},
-    "bytes, pairs split": lambda r: {**r, "oasst.leak": np.array(0.01)},
+    "OASST: the longer": lambda r: {**r, "oasst_share": np.array(0.6)},
+    "trees are": lambda r: {**r, "oasst_alone": r["oasst_error"]},
+    "log-odds": lambda r: {**r, "oasst_gamma_error": np.array(1.0)},
+    "HH: the longer": lambda r: {**r, "hh_share": np.array(0.49)},
+    "4 pairs": lambda r: {**r, "hh_empty": np.array(9)},
+    "bytes, held out": lambda r: {**r, "oasst_score": np.array(0.6)},
+    "as they prefer": lambda r: {**r, "oasst_fresh_longer": np.array(0.51)},
+    "bytes, pairs split": lambda r: {**r, "oasst_leak": np.array(0.01)},
     "the bigram's": lambda r: {**r, "mean": 1.02 * r["mean"]},
     "at the reference": lambda r: replaced(r, "pull", 2, r["pull"][2] * (1 + 1e-9)),
     "people's labels": lambda r: replaced(r, "growth", (slice(None), slice(0, 1)), [[3.0], [-0.1]]) | {
@@ -86,16 +86,16 @@ def rows(data_dir):
 def test_figures_of_the_data(result, trees):
     longer = [[len(chosen) > len(rejected) for chosen, rejected in tree] for tree in trees]
     share = np.mean([won for tree in longer for won in tree])
-    assert result["oasst.groups"] == len(trees) == 100 and result["oasst.pairs"] == sum(map(len, trees)) == 754
-    assert result["oasst.share"] == pytest.approx(share, abs=1e-14)
+    assert result["oasst_groups"] == len(trees) == 100 and result["oasst_pairs"] == sum(map(len, trees)) == 754
+    assert result["oasst_share"] == pytest.approx(share, abs=1e-14)
     within = np.sqrt(sum(sum(won - share for won in tree) ** 2 for tree in longer)) / 754
-    assert result["oasst.error"] == pytest.approx(within, rel=1e-12)
-    assert result["oasst.alone"] == pytest.approx(np.sqrt(share * (1 - share) / 754), rel=1e-12)
-    assert result["oasst.share"].round(3) == 0.698 and result["oasst.error"].round(3) == 0.021
-    assert result["hh.share"].round(3) == 0.446 and result["hh.error"].round(3) == 0.010
+    assert result["oasst_error"] == pytest.approx(within, rel=1e-12)
+    assert result["oasst_alone"] == pytest.approx(np.sqrt(share * (1 - share) / 754), rel=1e-12)
+    assert result["oasst_share"].round(3) == 0.698 and result["oasst_error"].round(3) == 0.021
+    assert result["hh_share"].round(3) == 0.446 and result["hh_error"].round(3) == 0.010
     # 2,312 pairs; 0.2% have different prompts
-    assert result["hh.pairs"] + result["hh.dropped"] == 2312 and result["hh.empty"] == 4
-    assert (result["hh.dropped"] - 4) / 2312 == pytest.approx(0.002, abs=5e-4)
+    assert result["hh_pairs"] + result["hh_dropped"] == 2312 and result["hh_empty"] == 4
+    assert (result["hh_dropped"] - 4) / 2312 == pytest.approx(0.002, abs=5e-4)
 
 
 def test_words_and_trees_of_equal_weight_have_the_longer_one_win_as_often(trees):
@@ -107,7 +107,7 @@ def test_words_and_trees_of_equal_weight_have_the_longer_one_win_as_often(trees)
 def test_the_slope_of_log_length_is_where_the_likelihood_peaks(result, trees):
     x = np.array([np.log(len(a) / len(b)) for tree in trees for a, b in tree])
     best = minimize_scalar(lambda slope: -log_expit(slope * x).sum(), bounds=(0, 5), options={"xatol": 1e-10})
-    assert result["oasst.gamma"] == pytest.approx(best.x, abs=1e-6)
+    assert result["oasst_gamma"] == pytest.approx(best.x, abs=1e-6)
 
 
 # ---- bytes
@@ -145,9 +145,9 @@ def test_a_model_that_reads_nothing_of_use_prefers_the_shorter_of_fresh_replies(
 @pytest.mark.slow
 def test_hh_scores_60_percent_and_has_nothing_to_leak(data_dir):
     found = longer_wins.run(Config(**{**SMALL, "order": 2, "byte_steps": 30, "folds": 3, "score_hh": True}))
-    assert 0.58 < found["hh.score"] < 0.63
-    assert abs(found["hh.leak"]) < 3 * found["hh.leak_error"]
-    assert found["oasst.leak"] > 3 * found["oasst.leak_error"]
+    assert 0.58 < found["hh_score"] < 0.63
+    assert abs(found["hh_leak"]) < 3 * found["hh_leak_error"]
+    assert found["oasst_leak"] > 3 * found["oasst_leak_error"]
 
 
 # ---- the language
@@ -220,7 +220,7 @@ def test_other_settings(result):
     assert found["coin_length"].shape == (2, 1, 20) and found["steps"][-1] == 30
     one = longer_wins.run(Config(**{**SMALL, "seed": 3, "betas": (0.3,), "steps": 30}))
     assert_allclose(one["coin_length"][0], found["coin_length"][0], rtol=1e-12)
-    assert np.isnan(one["noise_error"]).all() and np.isnan(one["hh.score"])
+    assert np.isnan(one["noise_error"]).all() and np.isnan(one["hh_score"])
     assert one["growth"][0, 0] > 0 > one["growth"][0, 2]
     assert np.isfinite(found["noise_error"]).all()
     last = np.log(found["coin_length"][:, 0, -1] / found["start"])

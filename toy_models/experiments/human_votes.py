@@ -15,10 +15,9 @@ the majority, and from all votes, and are asked about votes on other pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from scipy.special import log_expit, stdtrit
 
 import dpo_numpy as dn
 from analytic import graph, vote_model
-from dpo_numpy.data.files import records
 from dpo_numpy.losses import Loss
 
 from ..tabular import Tabular
@@ -34,15 +32,12 @@ from ..worlds import bandit
 from ._claims import Claim, above, below, between, near
 from ._config import require, streams
 from ._figure import CHOSEN, COLORS, OPTIMUM, REFERENCE, REJECTED, axes
-from ._real import files
+from ._real import UNITS, Votes, llmfao, of_rows
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
 Array = NDArray[Any]
 
-UNITS: dict[str, Callable[[str], int]] = {
-    "characters": len, "bytes": lambda text: len(text.encode()), "words": lambda text: len(text.split())}
-SIDES = {"left": 1, "tie": 0, "right": -1}
 CLUSTERS = ("vote", "pair", "voter", "prompt")
 Z = 1.959964  # of a 95% interval
 REPLICATED = ("heldout_loss", "heldout_accuracy", "limits")
@@ -78,50 +73,6 @@ class Config:
             raise ValueError(f"eps is {self.eps}; expected below 0.5")
 
 
-class Votes(NamedTuple):
-    """A row a vote; pair and prompt number them, left and right are models, longer is the difference of log lengths."""
-
-    pair: Array
-    left: Array
-    right: Array
-    outcome: Array
-    voter: Array
-    prompt: Array
-    longer: Array
-    empty: Array  # whether an answer of the pair is
-
-
-def _votes(unit: str) -> tuple[Votes, Votes, int]:
-    """Of people, of GPT-4, and how many models there are"""
-    compared, human, gpt4 = (records(path) for path in files(
-        "llmfao_pairs.jsonl.gz", "llmfao_crowd_comparisons.csv.gz", "llmfao_gpt4_crowd_comparisons.csv.gz"))
-    pairs = [row for _, row in compared]
-    number = {str(row["id"]): k for k, row in enumerate(pairs)}
-    names = sorted({row[side] for row in pairs for side in ("model_x", "model_y")})
-    index = {name: k for k, name in enumerate(names)}
-    texts = [(row["result_x"], row["result_y"]) for row in pairs]
-    log_length = np.log1p([[UNITS[unit](text) for text in two] for two in texts])
-    of_pair = {
-        "left": np.array([index[row["model_x"]] for row in pairs]),
-        "right": np.array([index[row["model_y"]] for row in pairs]),
-        "prompt": np.array([row["prompt"] for row in pairs]),
-        "longer": log_length[:, 0] - log_length[:, 1],
-        "empty": np.array([not (x.strip() and y.strip()) for x, y in texts]),
-    }
-
-    def cast(rows: Any) -> Votes:
-        pair = np.array([number[row["id"]] for _, row in rows])
-        return Votes(pair=pair, outcome=np.array([SIDES[row["winner"]] for _, row in rows]),
-                     voter=np.array([int(row.get("worker", 0)) for _, row in rows]),
-                     **{name: x[pair] for name, x in of_pair.items()})
-
-    return cast(human), cast(gpt4), len(names)
-
-
-def _where(votes: Votes, rows: Array) -> Votes:
-    return Votes(*(x[rows] for x in votes))
-
-
 # ---- does length count
 
 def _fit(votes: Votes, strengths: bool, ties: str, side: bool = False) -> vote_model.VoteFit:
@@ -148,11 +99,11 @@ def _pull(votes: Votes, ties: str, pairs: int) -> Array:
 
 
 def _length(voters: tuple[Votes, Votes], ties: str, pairs: int) -> dict[str, Array]:
-    kept = [_where(votes, votes.outcome != 0) if ties == "decided" else votes for votes in voters]
+    kept = [of_rows(votes, votes.outcome != 0) if ties == "decided" else votes for votes in voters]
     effect, error = np.empty((2, 2, 2)), np.empty((len(CLUSTERS), 2, 2, 2))
     side, side_error, pull = np.empty(2), np.empty((len(CLUSTERS), 2)), np.empty((2, pairs))
     for v, votes in enumerate(kept):
-        said = _where(votes, ~votes.empty)
+        said = of_rows(votes, ~votes.empty)
         for a, rows in enumerate((votes, said)):
             for s in (0, 1):
                 found = _fit(rows, bool(s), ties)
@@ -177,7 +128,7 @@ def _agreement(human: Votes, gpt4: Votes, pairs: int) -> dict[str, Any]:
     agreement, pull = _ratio(same, met)
     with_gpt4, other = _ratio(np.where(judged > 0, left, right) * (judged != 0), n * (judged != 0))
     gap = [_ratio(same * rows, met * rows) for rows in (empty, ~empty)]
-    decided = _where(human, human.outcome != 0)
+    decided = of_rows(human, human.outcome != 0)
     p = vote_model.probabilities(_fit(decided, True, "decided"), decided.left, decided.right, decided.longer)
     doubt = np.zeros(pairs)
     doubt[decided.pair] = p[:, 0] * p[:, 2]
@@ -284,6 +235,7 @@ def _learned(human: Votes, models: int, pairs: int, eps: float, config: Config) 
         "heldout_accuracy": np.array(accuracy).transpose(2, 0, 1), "size": np.array(size),
         "limits": graph.largest_flip(told["one vote"]), "limit": graph.largest_flip(everything),
         "asked": asked.sum(axis=(1, 2)).min(),
+        "dpo_loss": losses[0][-1].mean(), "cdpo_loss": losses[1][-1].mean(), "rdpo_loss": losses[2][-1].mean(),
     }
 
 
@@ -301,12 +253,14 @@ def run(config: Config | None = None) -> dict[str, Array]:
     spread           variance of u over pairs            split     4:0, 3:1, 2:2 among four who decide, and what one ε
                      without an empty answer                       and the fit of strengths and length make of it
     heldout_loss, heldout_accuracy   replicates, methods, steps; nats a vote, share of votes
-    size             standard deviation of the log-odds  limit, limits   ε from which rDPO has no minimum
+    size             standard deviation of the log-odds  limits     ε from which rDPO has no minimum; limit of all votes
+    length_effect    of people, no empty answer, strengths known; its error by pair
+    dpo_loss, cdpo_loss, rdpo_loss   held out, one vote a pair, at the end
 
     Raises `Skipped` where there are no such data.
     """
     config = config or Config()
-    human, gpt4, models = _votes(config.unit)
+    human, gpt4, models = llmfao(config.unit)
     pairs = int(human.pair.max()) + 1
     found = _agreement(human, gpt4, pairs)
     eps = config.eps or float(found["eps"])

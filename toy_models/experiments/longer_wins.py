@@ -235,13 +235,14 @@ def _lengthened(rows: tuple[Row, ...], config: Config) -> dict[str, Any]:
         "loss": np.array(list(others)), "loss_length": np.array([_expected_lengths(path) for path in compared]),
         "loss_kl": np.array([[ngram.kl(p, language.ref) for p in path] for path in compared]),
         "steps": _recorded(config.steps),
-    }
+    } | {f"{name.lower().replace('-', '_')}_length": ngram.expected_length(path[-1])
+         for name, path in zip(others, compared, strict=True)}
 
 
 # ---- the experiment
 
 def run(config: Config | None = None) -> dict[str, Array]:
-    """Everything measured, by name; "oasst." and "hh." in front of what is measured in files
+    """Everything measured, by name; "oasst_" and "hh_" in front of what files say
 
     share, error      of pairs that the longer one wins, clustered by tree; alone: as if pairs were independent
     gamma             log-odds of winning a nat of log length          pairs, groups, empty   how many
@@ -251,6 +252,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
     growth            log E|y|/start at the end: betas, labels         coin_length  replicates, betas, records
     noise             growth by coins, mean, of each beta              from_labels, from_noise  of it at the first beta
     pull              dE|y| of a first step at the first beta          loss_length, loss_kl  losses, records
+    dpo_length, r_dpo_length, ln_dpo_length, simpo_length              E|y| at the end, labels by people
 
     Raises `Skipped` where there are no such data.
     """
@@ -268,7 +270,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
             measured |= {key: np.nan, f"{key}_error": np.nan}
         if asked:
             measured |= _scores(found.rows, group, config, rng)
-        result |= {f"{name}.{key}": x for key, x in measured.items()}
+        result |= {f"{name}_{key}": x for key, x in measured.items()}
     return {key: np.asarray(x) for key, x in (result | _lengthened(oasst.rows, config)).items()}
 
 
@@ -277,19 +279,19 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     def end(name: str, side: int) -> Any:
         return result[name] + side * Z * result[f"{name}_error" if "share" not in name else name[:-5] + "error"]
 
-    within = float(Z * result["oasst.error"])
+    within = float(Z * result["oasst_error"])
     found = {
-        "OASST: the longer one wins 70% of 754 pairs: share": near(result["oasst.share"], 0.70, within),
+        "OASST: the longer one wins 70% of 754 pairs: share": near(result["oasst_share"], 0.70, within),
         "trees are fewer than pairs: standard error by tree over that of independent pairs": above(
-            result["oasst.error"] / result["oasst.alone"], 1.1),
-        "log-odds rise with log length: lower end of the slope": above(end("oasst.gamma", -1), 0),
-        "HH: the longer one loses: upper end of its share": below(end("hh.share", 1), 0.5),
-        "4 pairs of HH have an empty answer: number": near(result["hh.empty"], 4, 0),
+            result["oasst_error"] / result["oasst_alone"], 1.1),
+        "log-odds rise with log length: lower end of the slope": above(end("oasst_gamma", -1), 0),
+        "HH: the longer one loses: upper end of its share": below(end("hh_share", 1), 0.5),
+        "4 pairs of HH have an empty answer: number": near(result["hh_empty"], 4, 0),
         "bytes, held out by tree, are no better than a coin: score less ½, in standard errors": below(
-            (result["oasst.score"] - 0.5) / result["oasst.score_error"], 3),
+            (result["oasst_score"] - 0.5) / result["oasst_score_error"], 3),
         "as they prefer the shorter of fresh replies: share of the longer one": below(
-            result["oasst.fresh_longer"], 0.5),
-        "bytes, pairs split at random, are better: lower end of the difference": above(end("oasst.leak", -1), 0),
+            result["oasst_fresh_longer"], 0.5),
+        "bytes, pairs split at random, are better: lower end of the difference": above(end("oasst_leak", -1), 0),
     }
     growth, noise, pull = result["growth"], result["noise"], result["pull"]
     found["the bigram's E|y| is the mean length of replies: ratio"] = near(
@@ -361,7 +363,7 @@ def _losses(result: dict[str, Array], ax: Any = None) -> Any:
 
 def _files(result: dict[str, Array], ax: Any = None) -> Any:
     ax = axes(ax)
-    shown = [(f"{file}: {what}", result[f"{key}.{name}"], result[f"{key}.{error}"])
+    shown = [(f"{file}: {what}", result[f"{key}_{name}"], result[f"{key}_{error}"])
              for file, key in (("OASST", "oasst"), ("HH", "hh"))
              for what, name, error in (("longer one wins", "share", "error"), ("bytes, held out by group", "score",
                                        "score_error"), ("bytes, split at random", "mixed", "mixed_error"))]
