@@ -9,6 +9,7 @@
     finite_data    what a sample costs: excess loss and regret
     metrics        what the optimum looks like: log-ratios of chosen and rejected, ranking accuracy
     bradley_terry  fits, information and intervals; ties; rankings (Plackett-Luce)
+    vote_model     fits of single votes: covariates, ties, errors where votes hang together
     graph          the graph of the comparisons: what they connect, and what becomes of the rest
     voting         Borda, Copeland, Condorcet, Nash with and without a reference, self-play
     sampling       best of n, rejection sampling, GRPO's fixed points
@@ -32,10 +33,11 @@ from . import (
     population,
     sampling,
     temperature,
+    vote_model,
     voting,
 )
 
 __all__ = [
     "bradley_terry", "divergences", "finite_data", "flow", "graph", "loglinear", "metrics", "minimizers", "ngram",
-    "optimum", "population", "sampling", "temperature", "voting",
+    "optimum", "population", "sampling", "temperature", "vote_model", "voting",
 ]

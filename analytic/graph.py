@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linprog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ._checks import Array, _reject, finite, pair_weights, same_responses, square
 
 __all__ = [
-    "components", "fiedler", "laplacian", "mle_exists", "pseudoinverse", "require_connected",
+    "components", "fiedler", "laplacian", "largest_flip", "mle_exists", "pseudoinverse", "require_connected",
     "require_strongly_connected", "resistance", "settled_reward", "strong_components",
 ]
 
@@ -59,6 +60,40 @@ def mle_exists(wins: ArrayLike) -> NDArray[np.bool_]:
     array([ True, False])
     """
     return np.asarray(~strong_components(wins).any(axis=-1))
+
+
+def largest_flip(wins: ArrayLike) -> Array:
+    """ε* = min_S lost(S)/(won(S) + lost(S)), shape (...): what the group S won against all others, and lost to them
+
+    wins (..., K, K). Robust DPO (rDPO) on a table has a minimum if and only if ε < ε*: else its loss falls without end
+    as the rewards of some group rise. ε* > 0 is `mle_exists`, where responses are compared at all; ½ at most, as where
+    all groups win as often as they lose. Of two responses it is the share of the one that wins less. A linear program:
+    rewards that lose least for a net of 1; groups are its corners, as those of every sum of max(0, rᵢ - rⱼ) (Lovász
+    1983, "Submodular functions and convexity").
+
+    >>> largest_flip([[0, 3], [1, 0]]), largest_flip([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    (array(0.25), array(0.5))
+    """
+    wins = square("wins", wins)
+    found: Array = np.vectorize(_largest_flip, signature="(k,k)->()")(wins)
+    return found
+
+
+def _largest_flip(wins: Array) -> float:
+    i, j = np.nonzero(wins)
+    n, w = len(i), wins[i, j]
+    arcs = np.arange(n)
+    falls = coo_array((np.repeat([-1.0, 1.0, -1.0], n), (np.tile(arcs, 3), np.concatenate([i, j, len(wins) + arcs]))),
+                      (n, len(wins) + n))  # rⱼ - rᵢ - t <= 0: t is what the arc i -> j loses, where it does
+    net = np.append(np.bincount(i, w, len(wins)) - np.bincount(j, w, len(wins)), np.zeros(n))
+    if not net.any():
+        return 0.5
+    least = linprog(np.append(np.zeros(len(wins)), w), A_ub=falls, b_ub=np.zeros(n), A_eq=net[None] / w.sum(),
+                    b_eq=[1.0], bounds=[(0, 0)] + [(None, None)] * (len(wins) - 1) + [(0, None)] * n)
+    if least.status:
+        raise ArithmeticError(f"no largest flip was found: {least.message}")
+    c = max(float(least.fun / w.sum()), 0.0)
+    return c / (1 + 2 * c)
 
 
 def require_connected(name: str, wins: ArrayLike) -> None:

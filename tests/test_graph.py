@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mpmath import mp
 from numpy.testing import assert_allclose
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize
+from scipy.special import log_expit
 
 from analytic import graph, optimum, population
 
@@ -117,6 +118,47 @@ def test_the_fit_exists_where_no_rewards_separate_winners_from_losers(rng):
             seen.append((graph.mle_exists(wins), separable(wins)))
     assert all(exists != apart for exists, apart in seen)
     assert 12 < sum(exists for exists, _ in seen) < 48
+
+
+def groups(wins):
+    """Every group of responses that is compared with others: what it lost, of all these comparisons"""
+    K = len(wins)
+    for size in range(1, K):
+        for group in map(list, combinations(range(K), size)):
+            rest = [k for k in range(K) if k not in group]
+            won, lost = wins[np.ix_(group, rest)].sum(), wins[np.ix_(rest, group)].sum()
+            if won + lost:
+                yield lost / (won + lost), group
+
+
+def some_wins(rng):
+    return rng.integers(0, 5, (5, 5)) * (rng.random((5, 5)) < 0.7) * (1 - np.eye(5)) * rng.choice([1e-3, 1.0, 1e3])
+
+
+def test_the_largest_flip_is_the_least_share_that_any_group_lost(rng):
+    wins = np.array([some_wins(rng) for _ in range(40)])
+    least = [min([0.5, *(share for share, _ in groups(w))]) for w in wins]
+    assert_allclose(graph.largest_flip(wins), least, rtol=0, atol=1e-12)
+    assert 5 < np.count_nonzero(least) < 35
+    assert graph.largest_flip(np.roll(np.eye(3), 1, axis=0)) == 0.5  # nobody's net is above 0
+    connected = [len(set(graph.components(w))) == 1 for w in wins]
+    assert (graph.mle_exists(wins)[connected] == (np.array(least) > 1e-12)[connected]).all()
+
+
+def test_rdpo_has_a_minimum_below_the_largest_flip_and_none_above(rng):
+    wins = rng.integers(1, 6, (4, 4)) * (1.0 - np.eye(4)) + np.diag([9, 9, 9], 1)
+    most, (_, group) = graph.largest_flip(wins), min(groups(wins))
+    assert 0.05 < most < 0.4
+
+    def loss(r, eps):
+        d = np.subtract.outer(r, r)
+        return -(wins * (log_expit(d) + eps / (1 - 2 * eps) * d)).sum()
+
+    below = minimize(lambda x: loss(np.append(0, x), most - 0.01), np.zeros(3), tol=1e-9)
+    assert abs(below.x).max() < 20 and abs(below.jac).max() < 1e-3
+    up = np.isin(np.arange(4), group).astype(float)
+    assert loss(1e4 * up, most + 0.01) < loss(1e3 * up, most + 0.01) - 1 < 0
+    assert loss(1e4 * up, most - 0.01) > loss(1e3 * up, most - 0.01) + 1
 
 
 def test_weights_do_not_matter_to_connection_and_the_diagonal_does_not_either(rng):

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from toy_models.experiments import Skipped
+
 HERE = Path(__file__).parent
 
 
 @cache
 def of_defaults(name):
-    return import_module(f"toy_models.experiments.{name}").run()
+    try:
+        return import_module(f"toy_models.experiments.{name}").run()
+    except Skipped as reason:
+        pytest.skip(str(reason))
 
 
 def pytest_collection_modifyitems(items):
