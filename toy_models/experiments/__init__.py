@@ -26,8 +26,10 @@ from . import (
     distribution_shift,
     five_roads,
     frontier,
+    human_votes,
     length,
     length_of_labels,
+    longer_wins,
     negative_gradient,
     noise,
     predict_three_pairs,
@@ -61,5 +63,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
         length_of_labels,
         wrong_class,
         distribution_shift,
+        longer_wins,
+        human_votes,
     )
 }
