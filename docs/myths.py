@@ -179,7 +179,39 @@ MYTHS: tuple[Myth, ...] = (
         (("wrong_class", "peak: pairs of the reference"), ("distribution_shift", "finite n: labels say most"),
          ("distribution_shift", "new pairs make circles")),
     ),
+    Myth(
+        "A reward model smooths label noise; DPO takes labels at face value.",
+        "Of the same labels, a reward model with e^(r/β) and DPO make one policy, in a table and in features. What "
+        "smooths is sharing (with few labels a table has {2:.1f} times the regret of features), and neither removes "
+        "the bias of flips: only a loss that knows them does.",
+        (("noise", "reward model, then"), ("noise", "rDPO that is told ε"), ("noise", "what smooths is sharing"),
+         ("noise", "and the bias stays")),
+    ),
+    Myth(
+        "Label smoothing (cDPO) is the remedy for flipped labels.",
+        "cDPO of clean labels is DPO of flipped ones, so that it adds to flips: {1:.1f} times DPO's regret. rDPO that "
+        "is told ε is exact, most labels repay it, few do not ({3:.1f} times DPO's regret at n = 100), and it may have "
+        "no optimum.",
+        (("noise", "cDPO of clean labels"), ("noise", "so that it adds"), ("noise", "most labels repay"),
+         ("noise", "few do not"), ("noise", "few labels: data sets without")),
+    ),
+    Myth(
+        "How much voters disagree is the noise to tell rDPO.",
+        "Much of it is that answers are close. Voters of LLMFAO disagree so often that rDPO, told this share, has no "
+        "minimum (on one vote a pair it would have one up to {0:.3f}), and loses {1:.2f} nats a held-out vote at least.",
+        (("human_votes", "rDPO at that ε has no minimum"), ("human_votes", "rDPO costs held-out votes"),
+         ("human_votes", "voters agree more than strengths")),
+    ),
     # ---- length
+    Myth(
+        "People prefer longer answers.",
+        "In OASST, {0:.0%} of the time; in HH's harmless pairs the shorter one wins more often. In LLMFAO people lean "
+        "against length once 289 empty answers are left out, less so once each model's strength is known, and 13 "
+        "prompts cannot tell that from chance. GPT-4 there is surely against it.",
+        (("longer_wins", "OASST: the longer one wins"), ("longer_wins", "HH: the longer one loses"),
+         ("human_votes", "people, strengths known, without"), ("human_votes", "but 13 prompts"),
+         ("human_votes", "GPT-4 is sure"), ("human_votes", "2,139 pairs, 289")),
+    ),
     Myth(
         "DPO gets verbose because longer answers are easier to prefer.",
         "At its optimum it is as long as that of the labels' reward. If that gains λ a token there is a critical "
