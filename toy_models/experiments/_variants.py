@@ -36,10 +36,10 @@ def columns(beta: float, eps: float, alpha: float) -> dict[str, Column]:
         "LN-DPO": Column("ln_dpo", {}, {"beta": MEAN_LENGTH * b}, {"beta": per_token}),
         "χPO": Column("f_dpo_chi2", {"beta": b, "mixed": True}, {}, {"beta": betas, "mixed": (True,)}),
         "KTO": Column("kto", {"beta": b}, {}, {"beta": betas, "lam_u": (0.7, 1.0, 1.4)}),
-        "DPO + NLL": Column("rpo", {"beta": b}, {"alpha": alpha}, {"beta": betas, "alpha": weights}),
+        "DPO + NLL": Column("rpo", {"beta": b}, {"alpha": 0.3}, {"beta": betas, "alpha": weights}),
         "DPOP": Column("dpop", {"beta": b}, {"lam": 1.0}, {"beta": betas, "lam": weights}, kinks=True),
         "SimPO": Column("simpo", {}, {"beta": MEAN_LENGTH * b, "gamma": 0.0},
                         {"beta": per_token, "gamma": (0.0, 0.5, 1.0)}),
-        "CPO": Column("cpo", {"beta": b}, {"alpha": alpha}, {"beta": betas, "alpha": weights}),
+        "CPO": Column("cpo", {"beta": b}, {"alpha": 0.3}, {"beta": betas, "alpha": weights}),
         "ORPO": Column("orpo", {}, {"lam": 1.0}, {"lam": (0.1, 0.3, 1.0, 3.0, 10.0)}),
     }

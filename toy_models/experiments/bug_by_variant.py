@@ -18,8 +18,8 @@ responses, rewards N(0, 1), log π_ref N(0, 0.7²) up to a constant, lengths of 
 Three protocols set the hyper-parameters, the same on all rows in the first two:
 
     published    the registry's, which are the papers', but for β and τ, which are J's β where log-ratios are sums
-    matched      ε = `eps`, α = `alpha`, the bugs' own sizes by default; losses of log-probs per token take 3β, as 3
-                 tokens are the mean length, and no margin γ
+    matched      ε = `eps`, R-DPO's α = `alpha`, the bugs' own sizes by default; losses of log-probs per token take 3β,
+                 as 3 tokens are the mean length, and no margin γ; weights of NLL are 0.3, λ of DPOP and ORPO 1
     tuned        of a grid, for each cell, those of the least median regret on `tuning` problems of their own
 
 Training is gradient flow in the logits from π_ref, π = softmax(W), dW/dt = -∂L/∂W, up to t = `time`, as plain descent
@@ -298,8 +298,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "skewed pairs: DPO ends at π* all the same: largest regret": below(of["skewed pairs", "DPO"].max(), 1e-6),
         "skewed pairs: they move KTO: median |change of regret|": above(
             np.median(abs(of["skewed pairs", "KTO"] - of["clean", "KTO"])), 0.02),
-        "flips: they scale KTO's slopes and move nothing: largest |change of regret|": below(
-            abs(of["flips", "KTO"] - of["clean", "KTO"]).max(), 0.01),
+        "flips: they scale KTO's slopes and move nothing: median |change of regret|": below(
+            np.median(abs(of["flips", "KTO"] - of["clean", "KTO"])), 2e-3),
         "wrong π_ref: SimPO, CPO and ORPO never ask for it: largest |change of regret|": below(
             max(abs(of["wrong π_ref", loss] - of["clean", loss]).max() for loss in ("SimPO", "CPO", "ORPO")), 1e-9),
         "unseen responses: no loss knows of them: least median regret": above(least("unseen"), 0.02),
@@ -311,7 +311,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     for title in ("rDPO, flips", "R-DPO, length"):
         row, = np.flatnonzero(result["curves"] == title)
         found[f"{title}: least regret where the size assumed is the bug's: their ratio"] = near(
-            f[np.nanargmin(curve[row])], 1, 1e-12)
+            f[np.nan_to_num(curve[row], nan=np.inf).argmin()] if 1 in f else np.nan, 1, 1e-12)
     row, = np.flatnonzero(result["curves"] == "R-DPO, length")
     found["R-DPO told another size pays for π* of r + (bias - α)|y|: largest |difference|"] = below(
         abs(result["curve"][:, row] - result["tilted"]).max(), 1e-8)
@@ -366,7 +366,8 @@ def _matrix(result: dict[str, Array], protocol: str, ax: Any) -> Any:
     ax.imshow(median, cmap="cividis_r", norm=PowerNorm(0.5, 0, 0.7), aspect="auto")
     for (row, column), x in np.ndenumerate(median):
         zero = x < 5e-4
-        ax.text(column, row, "0" if zero else f"{x:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8,
+        said = f"{x:.2f}" if x >= 0.01 else f"{x:.3f}"
+        ax.text(column, row, "0" if zero else said.removeprefix("0"), ha="center", va="center", fontsize=8,
                 fontweight="bold" if zero else None, color="white" if x > 0.2 else "black")
         if zero:
             ax.add_patch(_frame(column, row))
