@@ -282,7 +282,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "clones: without response 2 DPO is for 0, which beats 1: log-odds": above(
             max(gap[copies == 0], default=np.nan), 0.1),
         "clones: with copies of what 1 beats by more, for 1: log-odds with the most": below(gap[copies.argmax()], -0.1),
-        "clones: Nash is for 0 however many there are: least share": above(result["clone_nash"].min(), 1 - 1e-9),
+        "clones: Nash is for 0 however many there are: largest share of others": below(
+            1 - result["clone_nash"].min(), 1e-9),
         "KTO drops what wins less than half: its largest share": below(result["kto_losers"].max(), 0.01),
         "DPO does not: median share": above(np.median(result["dpo_losers"]), 0.01),
         "cycle: DPO and IPO stay at the reference: largest |log-ratio|": below(result["cycle_stays"].max(), 1e-12),
