@@ -21,6 +21,7 @@ from types import ModuleType
 
 from . import (
     beta_two_knobs,
+    bug_by_variant,
     certain_labels,
     comparison_graph,
     distribution_shift,
@@ -34,6 +35,7 @@ from . import (
     noise,
     predict_three_pairs,
     root_n,
+    whose_preferences,
     winning_not_likelier,
     wrong_class,
     z_cancels,
@@ -63,6 +65,8 @@ EXPERIMENTS: dict[str, ModuleType] = {
         length_of_labels,
         wrong_class,
         distribution_shift,
+        whose_preferences,
+        bug_by_variant,
         longer_wins,
         human_votes,
     )
