@@ -7,8 +7,8 @@ from scipy.special import expit, softmax
 from scipy.stats import norm, t
 
 import dpo_numpy as dn
-from analytic import population, temperature
-from toy_models.experiments import _proxies, over_optimization
+from analytic import graph, population, temperature
+from toy_models.experiments import _proxies, _tables, over_optimization
 from toy_models.experiments._config import streams
 from toy_models.experiments.over_optimization import BEST_OF, KINDS, Config
 
@@ -52,7 +52,8 @@ BROKEN = {
     "best of n: more gold than Boltzmann at its KL, adversarial":
         lambda r: replaced(r, "best_of_n.gold", (0, 3, 3), -1.0),
     "labels: one path": lambda r: {**r, "labels.apart": np.array(1e-6)},
-    "labels: n of them": lambda r: replaced(  # as deep a fall, less alike
+    "labels: n of them have": lambda r: replaced(r, "labels.no_end", slice(24), False),
+    "labels: n of them, gold": lambda r: replaced(  # as deep a fall, less alike
         r, "labels.gold", (slice(None), 0), spread(r["labels.gold"][:, 0], r["labels.kl"][:, 0])),
     "labels: with 4 n": lambda r: replaced(
         r, "labels.gold", (slice(None), 1, -1), r["labels.gold"][:, 1].max(axis=-1) - 0.5),
@@ -206,7 +207,7 @@ def test_labels_are_counts_of_pairs_drawn_from_the_reference():
 def test_training_is_descent_written_out():
     config = Config(**SMALL, beta=0.3)
     data = over_optimization._data(config)
-    found = over_optimization._trained(data.wins[:2], data.ref, dn.LOSSES["dpo"](beta=0.3), np.array([5.0, 7.0, 9.0]))
+    found = _tables.descended(data.wins[:2], data.ref, dn.LOSSES["dpo"](beta=0.3), np.array([5.0, 7.0, 9.0]))
     for row in range(2):
         u = np.zeros(5)
         for step, size in enumerate((5.0, 7.0, 9.0), 1):
@@ -222,12 +223,23 @@ def test_training_is_descent_written_out():
 def test_where_all_lose_to_all_it_comes_to_rest_at_the_fit():
     config = Config(**SMALL | {"n": 400, "spread": 0.3})
     data = over_optimization._data(config)
-    end = over_optimization._trained(data.wins[:1], data.ref, dn.LOSSES["dpo"](beta=1.0), np.full(1200, 8.0))[-1, 0]
+    end = _tables.descended(data.wins[:1], data.ref, dn.LOSSES["dpo"](beta=1.0), np.full(1200, 8.0))[-1, 0]
     assert_allclose(end, population.newton(data.wins[0], 1.0), rtol=0, atol=1e-9)
 
 
+def test_a_response_that_is_met_and_never_loses_rules_a_fit_out():
+    config = Config(**SMALL | {"replicates": 60})
+    wins = over_optimization._data(config).wins[:60]
+    unbeaten = [((w.sum(axis=1) > 0) & (w.sum(axis=0) == 0)).any() for w in wins]
+    found = over_optimization._labels(config)
+    assert 5 < sum(unbeaten) < 60
+    assert found["labels.no_end"].tolist() == unbeaten
+    assert not graph.mle_exists(wins[unbeaten]).any()
+    assert ((found["labels.unbeaten"] > 0).all(axis=1) == unbeaten).all()
+
+
 def test_steps_grow_and_then_stay():
-    sizes = over_optimization._growing(60)
+    sizes = _tables.growing(60)
     assert sizes[0] == 0.01 and sizes[-1] == 1 and (sizes < 1).sum() == 41
     assert_allclose(sizes[1:41] / sizes[:40], 1.12, rtol=1e-12)
 

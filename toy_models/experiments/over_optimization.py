@@ -1,5 +1,5 @@
 """Gold need not fall as a proxy is optimized: with Gaussian error it rises all the way. It peaks and falls where errors
-have a heavy tail or an adversary, and few labels make such errors, at every β.
+have a heavy tail or an adversary, and few labels make such errors, which a larger β delays.
 
 Proxies. `responses` responses are equally likely; gold g and error e are drawn for each, the proxy is p = g + e, and
 π ∝ e^{p/β} runs along the frontier of the proxy as β falls. Its gold depends on E[g | p] alone, in closed form:
@@ -13,10 +13,11 @@ Single draws of 1,000 responses do dip under Gaussian error, about every other o
 heavy tail or an adversary, the best of n has more gold than π ∝ e^{p/β} at the same KL: π/π_ref is at most n.
 
 Labels. K responses, pairs drawn from π_ref, n Bradley-Terry labels of r = g; DPO from π_ref by plain descent. In steps
-of η/β² its β log π/π_ref is one path for every β: a larger β only comes later to where gold falls. Responses that were
-met seldom and never lost rise without end, and at small β they are soon all there is. More labels help, and stopping
-early: it has more gold than the last log-ratios have at a larger β, which is what PPO with that reward model ends at.
-Smoothed labels bound the margins, and do not help.
+of η/β² its β log π/π_ref is one path for every β. Few labels have no best fit: responses that were met seldom and never
+lost rise without end; at small β they are soon all there is, at a larger one later. Gold falls by as much as these are
+worse than others, so by more where π_ref knows that they are (`agreement`). More labels help, and stopping early: it
+has more gold than the last log-ratios have at a larger β, which is where PPO with that reward model ends. Smoothed
+labels bound the margins, and do not help.
 
 Gao et al. 2023, arXiv:2210.10760; Kwa et al. 2024, arXiv:2407.14503; Rafailov et al. 2024, arXiv:2406.02900.
 """
@@ -24,7 +25,6 @@ Gao et al. 2023, arXiv:2210.10760; Kwa et al. 2024, arXiv:2407.14503; Rafailov e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
 from math import ceil, log
 from typing import Any, NamedTuple
 
@@ -35,12 +35,11 @@ from scipy.special import ndtri
 import dpo_numpy as dn
 from analytic import graph, optimum, population, sampling
 
-from ..tabular import Tabular
-from ..worlds import bandit
 from ._claims import Claim, above, below, near
 from ._config import require, streams
 from ._figure import COLORS, OPTIMUM, POLICY, REFERENCE, axes
 from ._proxies import KINDS, Proxies, draw, frontier, slope, slope_error
+from ._tables import descended, growing
 
 __all__ = ["KINDS", "PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
@@ -164,34 +163,10 @@ def _data(config: Config) -> _Data:
     return _Data(wins, reward, ref)
 
 
-def _preferences(wins: Array) -> dn.Preferences:
-    """wins (rows, K, K): each row a prompt of its own"""
-    row, i, j = np.nonzero(wins)
-    K = wins.shape[-1]
-    responses = bandit(np.zeros((len(wins), K))).responses
-    return dn.Preferences(responses, np.column_stack([row * K + i, row * K + j]), wins[row, i, j])
-
-
-def _growing(steps: int) -> Array:
-    """Steps from 0.01 to 1, each of the first 41 larger by 12 %"""
-    sizes: Array = np.minimum(0.01 * 1.12 ** np.arange(steps), 1)
-    return sizes
-
-
-def _trained(wins: Array, ref: Array, loss: dn.Loss, sizes: Array) -> Array:
-    """log π/π_ref along the way, (1 + steps, rows, K), in the gauge of descent: sums of a row are those of the start"""
-    policy, start = Tabular(wins.shape[-1], len(wins)), {"W": np.tile(np.log(ref), (len(wins), 1))}
-    pairs = _preferences(wins).with_reference(policy, start)
-    optimizer = dn.sgd(lambda step: float(sizes[step]))
-    path = [step.params["W"] for step in dn.train(policy, start, repeat(pairs, len(sizes)), loss, optimizer)]
-    moved: Array = np.array([start["W"], *path]) - start["W"]
-    return moved
-
-
 def _labels(config: Config) -> dict[str, Array]:
     data, beta, R = _data(config), config.beta, config.replicates
     steepest = np.linalg.eigvalsh(graph.laplacian(data.wins + data.wins.mT))[:, -1].max() / 4
-    sizes = 1.5 / steepest / beta**2 * _growing(config.steps)
+    sizes = 1.5 / steepest / beta**2 * growing(config.steps)
     few, DPO = data.wins[:R], dn.LOSSES["dpo"]
 
     def measured(u: Array) -> tuple[Array, Array]:
@@ -199,14 +174,14 @@ def _labels(config: Config) -> dict[str, Array]:
         pi = population.policy(u, data.ref)
         return optimum.kl(pi, data.ref).T, ((pi - data.ref) @ data.reward).T
 
-    u = _trained(data.wins, data.ref, DPO(beta=beta), sizes)
-    tenfold = 10 * _trained(few[:2], data.ref, DPO(beta=10 * beta), sizes / 100)
+    u = descended(data.wins, data.ref, DPO(beta=beta), sizes)
+    tenfold = 10 * descended(few[:2], data.ref, DPO(beta=10 * beta), sizes / 100)
     last = u[-1, :R]
     paths = {
         "tenfold": u[:, :R] / 10,  # by the claim that β alone sets the scale of one path
-        "smoothed": _trained(few, data.ref, dn.LOSSES["cdpo"](beta=beta, eps=config.smoothing), sizes),
+        "smoothed": descended(few, data.ref, dn.LOSSES["cdpo"](beta=beta, eps=config.smoothing), sizes),
         # its curvature is 8 at most where theirs is β²
-        "ipo": _trained(few, data.ref, dn.LOSSES["ipo"](tau=beta), sizes * beta**2 / 8),
+        "ipo": descended(few, data.ref, dn.LOSSES["ipo"](tau=beta), sizes * beta**2 / 8),
         "tempered": last * np.linspace(0, 1, 60)[:, None, None],
     }
     kl, gold = measured(u)
@@ -215,7 +190,7 @@ def _labels(config: Config) -> dict[str, Array]:
         "n": np.array(TIMES) * config.n, "time": np.append(0, sizes.cumsum()) * beta**2,
         "kl": kl[:-1].reshape(len(TIMES), R, -1).swapaxes(0, 1), "all_kl": kl[-1],
         "gold": gold[:-1].reshape(len(TIMES), R, -1).swapaxes(0, 1), "all_gold": gold[-1],
-        "unbeaten": (population.policy(u[:, :R], data.ref) * won).sum(axis=-1).T,
+        "no_end": won.any(axis=1), "unbeaten": (population.policy(u[:, :R], data.ref) * won).sum(axis=-1).T,
         "apart": abs(u[:, :2] - tenfold).max() / abs(tenfold).max(),
     }
     for name, path in paths.items():
@@ -229,7 +204,7 @@ def _labels(config: Config) -> dict[str, Array]:
 
 REPLICATED = (
     *(f"proxies.{name}" for name in Proxies._fields), "best_of_n.gold", "best_of_n.boltzmann", "best_of_n.owned",
-    *(f"labels.{name}" for name in ("kl", "gold", "unbeaten", "best_kl", "best_gold")),
+    *(f"labels.{name}" for name in ("kl", "gold", "no_end", "unbeaten", "best_kl", "best_gold")),
     *(f"labels.{name}_{what}" for name in ("tenfold", "smoothed", "ipo", "tempered") for what in ("kl", "gold")),
 )
 
@@ -245,7 +220,8 @@ def run(config: Config | None = None) -> dict[str, Array]:
                                            n), and how often it is the adversary's (replicates, n)
     labels.kl, gold                        (replicates, sizes, steps), sizes `labels.n`; all_: the population's; time:
                                            Σ η β², the same for every β; gold is counted from that of π_ref
-    labels.unbeaten                        the mass of responses that were met and never lost, n labels
+    labels.unbeaten, no_end                the mass of responses that were met and never lost, n labels; whether there
+                                           are any, so that their rewards have no best fit and rise without end
     labels.apart                           log-ratios at β less ten times those at 10 β, largest, over the largest
     labels.tempered_*, best_*              π_ref e^{cu}, u of the last step, c up to 1, and the best of n by that u
     """
@@ -320,6 +296,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     fall = _fall(few).mean()
     found["labels: one path for every β in steps of 1/β²: largest difference of log-ratios, relative"] = below(
         result["labels.apart"], 1e-9)
+    found["labels: n of them have no best fit, some response never lost: share of data sets"] = above(
+        result["labels.no_end"].mean(), 0.5)
     found["labels: n of them, gold peaks and falls: fall, in standard errors"] = above(_sure(_fall(few)), 3)
     found["labels: with 4 n it falls less: fall over that with n"] = below(_over(_fall(more).mean(), fall), 0.4)
     found["labels: with all there are it hardly does: fall over that with n"] = below(
