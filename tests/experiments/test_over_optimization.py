@@ -227,6 +227,22 @@ def test_where_all_lose_to_all_it_comes_to_rest_at_the_fit():
     assert_allclose(end, population.newton(data.wins[0], 1.0), rtol=0, atol=1e-9)
 
 
+def test_gold_and_kl_are_counted_from_the_reference(result):
+    for name in ("", "tenfold_", "smoothed_", "ipo_", "tempered_"):
+        assert abs(result[f"labels.{name}kl"][..., 0]).max() < 1e-15
+        assert abs(result[f"labels.{name}gold"][..., 0]).max() < 1e-15
+
+
+def test_smoothed_labels_are_labels_of_which_some_are_turned_around():
+    config = Config(**SMALL, smoothing=0.3)
+    data, found = over_optimization._data(config), over_optimization._labels(config)
+    turned = 0.7 * data.wins[:2] + 0.3 * data.wins[:2].swapaxes(1, 2)
+    sizes = np.diff(found["labels.time"]) / config.beta**2
+    u = _tables.descended(turned, data.ref, dn.LOSSES["dpo"](beta=config.beta), sizes)
+    gold = (softmax(np.log(data.ref) + u, axis=-1) - data.ref) @ data.reward
+    assert_allclose(found["labels.smoothed_gold"], gold.T, rtol=0, atol=1e-11)
+
+
 def test_a_response_that_is_met_and_never_loses_rules_a_fit_out():
     config = Config(**SMALL | {"replicates": 60})
     wins = over_optimization._data(config).wins[:60]

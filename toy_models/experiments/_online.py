@@ -18,11 +18,10 @@ import dpo_numpy as dn
 from analytic import bradley_terry, optimum
 from dpo_numpy.numerics import log_softmax, sigmoid
 from dpo_numpy.policy import Params
-from dpo_numpy.preferences import Preferences
 
 from ..linear import LogLinear
 from ..tabular import Tabular
-from ..worlds import bandit
+from ._tables import preferences
 
 __all__ = ["PEAK", "X", "per_label", "rounds"]
 
@@ -64,17 +63,16 @@ def _path(rngs: Sequence[np.random.Generator], policy: Any, start: Params, ref: 
           rate: float, online: bool) -> Array:
     """π (1 + rounds, data sets, K) after each round: new pairs, from π or π_ref, and 20 steps on all there are"""
     R, K = len(rngs), len(ref)
-    responses, loss = bandit(np.zeros((R, K))).responses, dn.LOSSES["dpo"](beta=beta)
+    loss = dn.LOSSES["dpo"](beta=beta)
     wins, params, path = np.zeros((R, K, K)), start, [np.tile(ref, (R, 1))]
     for new in labels:
         for data, rng in enumerate(rngs):
             first, second = rng.choice(K, size=(2, new), p=path[-1][data] if online else ref)
             won = rng.random(new) < sigmoid(PEAK[first] - PEAK[second])
             np.add.at(wins[data], (np.where(won, first, second), np.where(won, second, first)), 1)
-        row, i, j = np.nonzero(wins * (1 - np.eye(K)))  # a response beside itself teaches nothing
-        if len(row):
-            pairs = Preferences(responses, np.column_stack([row * K + i, row * K + j]), wins[row, i, j] / labels.sum())
-            batches = repeat(pairs.with_reference(policy, start), 20)
+        different = wins * (1 - np.eye(K))  # a response beside itself teaches nothing
+        if different.any():
+            batches = repeat(preferences(different / labels.sum()).with_reference(policy, start), 20)
             *_, last = dn.train(policy, params, batches, loss, dn.momentum(rate, 0.8))
             params = last.params
         path.append(np.exp(log_softmax(policy.logits(params, np.arange(R)[:, None])[0][:, 0])))
