@@ -9,9 +9,9 @@ coverage   K responses, of which `covered` are compared. Every policy with the r
            that express r, spanned by what is compared, leave one policy: π*. Song et al. 2024, arXiv:2406.01462.
 tree       A few pairs of paths down a tree of choices. Mass on paths in no pair falls where every node has its own
            parameters, and rises in most draws of shared features. Rafailov et al. 2024, arXiv:2406.02900.
-online     The peak is where π_ref seldom is. Pairs drawn from the policy find it with features, from n labels with
-           which a table finds nothing. With many labels (exact, per label) pairs from π* are still worse than uniform
-           ones: they cover less. Tajwar et al. 2024, arXiv:2404.14367.
+online     The peak is where π_ref seldom is. With features, n labels of pairs from the policy all but find it, where a
+           table gains little. With many labels (exact) J* - J per label is largest for pairs from π_ref and least for
+           uniform ones: those from π* cover less. Tajwar et al. 2024, arXiv:2404.14367.
 """
 
 from __future__ import annotations
