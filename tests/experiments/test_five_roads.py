@@ -84,6 +84,9 @@ BROKEN = {
     "table: GRPO as published ends where": lambda r: {**r, "table.published": r["table.best"][:2]},
     "table: no road is above": lambda r: replaced(r, "table.below", 0, -1e-6),
     "table: told r, they are on it": lambda r: replaced(r, "table.below", 0, 1e-6),
+    "memory: PPO's models": lambda r: replaced(r, "table.weights", row(r, "table", "PPO"), 6),
+    "memory: and in training": lambda r: replaced(r, "table.state", row(r, "table", "PPO"), 18),
+    "memory: but in training": lambda r: replaced(r, "table.state", row(r, "table", "DPO, every pair"), 4),
     "language: what the cut": lambda r: replaced(r, "language.goes_on", 0, 1e-5),
     "language: a value model that cannot": lambda r: replaced(
         r, "language.kl", row(r, "language", "PPO, values of the last token, λ = 1, falling steps"), 1e-7),

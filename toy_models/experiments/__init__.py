@@ -21,6 +21,7 @@ from types import ModuleType
 
 from . import (
     beta_two_knobs,
+    beyond_the_data,
     bug_by_variant,
     certain_labels,
     comparison_graph,
@@ -33,6 +34,7 @@ from . import (
     longer_wins,
     negative_gradient,
     noise,
+    over_optimization,
     predict_three_pairs,
     root_n,
     whose_preferences,
@@ -65,6 +67,8 @@ EXPERIMENTS: dict[str, ModuleType] = {
         length_of_labels,
         wrong_class,
         distribution_shift,
+        beyond_the_data,
+        over_optimization,
         whose_preferences,
         bug_by_variant,
         longer_wins,

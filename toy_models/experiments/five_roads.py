@@ -419,6 +419,11 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     under = result["table.below"][result["table.told"] == "r"].max()
     found["table: told r, they are on it: largest distance"] = below(under, NEAR)
 
+    ppo, dpo = ({name: of("table", name, road) for name in ("weights", "state")} for road in ("PPO", "DPO, every pair"))
+    found["memory: PPO's models over those of DPO, weights: ratio"] = near(ppo["weights"] / dpo["weights"], 2, 0)
+    found["memory: and in training: ratio"] = near(ppo["state"] / dpo["state"], 2, 0)
+    found["memory: but in training DPO holds more than weights: ratio"] = above(dpo["state"] / dpo["weights"], 4)
+
     cut = result["language.goes_on"].max()
     found["language: what the cut leaves out, of every policy"] = below(cut, 1e-6)
     noise, bias = (of("language", "kl", f"PPO, values of the last token, λ = {lam}, falling steps") for lam in "1½")
