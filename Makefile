@@ -23,10 +23,10 @@ demo: $(VENV)/with-progress  ## train a small policy with DPO and draw what happ
 	$(VENV)/bin/dpo-numpy demo --output_dir demo
 
 test: $(VENV)/with-test  ## run the test suite, but for the slow tests
-	$(VENV)/bin/pytest -n 2 --dist loadgroup
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 slow: $(VENV)/with-test  ## run the slow tests
-	$(VENV)/bin/pytest -n 2 --dist loadgroup -m slow
+	$(VENV)/bin/pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .

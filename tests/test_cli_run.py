@@ -69,7 +69,7 @@ def test_settings_reach_the_config_in_their_types(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["toi"], "no experiment is called 'toi'; did you mean toy? There are "),
-    (["qqqq"], "no experiment is called 'qqqq'. There are five_roads"),
+    (["qqqq"], "no experiment is called 'qqqq'. There are z_cancels"),
     (["toy", "--beta", "x"], "beta is 'x'; expected a number"),
     (["toy", "--n", "1.5"], "n is '1.5'; expected a whole number"),
     (["toy", "--fast", "maybe"], "fast is 'maybe'; expected true or false"),

@@ -1,4 +1,4 @@
-"""Experiments run once: the tests of each go to one process, which keeps what its defaults give."""
+"""Experiments run once: the tests of each stand side by side, so that one process has them, and keeps the result."""
 
 from functools import cache
 from importlib import import_module
@@ -19,15 +19,19 @@ def of_defaults(name):
         pytest.skip(str(reason))
 
 
+def experiment_of(item):
+    """The one that a test names, or else the one its file is named after"""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("experiment", item.path.stem.removeprefix("test_"))
+
+
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if HERE in item.path.parents:
-            named = getattr(getattr(item, "callspec", None), "params", {}).get("experiment")
-            item.add_marker(pytest.mark.xdist_group(named or item.path.stem.removeprefix("test_")))
+    places = [i for i, item in enumerate(items) if HERE in item.path.parents]
+    for i, item in zip(places, sorted((items[i] for i in places), key=experiment_of), strict=True):
+        items[i] = item
 
 
 @pytest.fixture
 def result(request):
-    """What `run()` gives: of the experiment that a test names, or else of the one its file is named after."""
-    named = request.node.callspec.params.get("experiment") if hasattr(request.node, "callspec") else None
-    return of_defaults(named or request.node.path.stem.removeprefix("test_"))
+    """What `run()` gives"""
+    return of_defaults(experiment_of(request.node))
