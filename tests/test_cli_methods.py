@@ -285,6 +285,7 @@ def start(out, *words):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is POSIX")
 @pytest.mark.parametrize(("words", "epochs"), [
     (("--world", "bandit", "--method", "grpo", "--max_grad_norm", 0.5), 1),

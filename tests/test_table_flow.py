@@ -54,6 +54,7 @@ def test_slope_and_curvature_are_those_of_the_mean_over_wins(name, rng):
     np.testing.assert_allclose(H, of_slopes, atol=1e-5)  # one-sided steps of 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_on_its_way_it_is_where_plain_descent_is(name):
     policy, start, loss = Tabular(K), {"W": np.log(REF)[None]}, LOSSES[name]
@@ -135,6 +136,7 @@ def test_the_hinge_comes_to_the_least_that_linear_programming_finds():
     assert least - 1e-12 < reached < least + 1e-3 < risk(loss, np.log(REF)) - 0.05
 
 
+@pytest.mark.slow
 def test_dpop_comes_to_the_least_of_a_simplex_search():
     loss = dn.LOSSES["dpop"](beta=0.5, lam=1.0)
     options = {"xatol": 1e-7, "fatol": 1e-12, "maxiter": 4000, "maxfev": 4000}

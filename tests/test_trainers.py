@@ -162,6 +162,7 @@ def test_rso_trains_on_what_it_kept():
     assert u[2] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_rloo_and_ppo_end_near_the_optimum():
     """800 steps of 16 responses, the step falling; the expected squared error of the last is about lr/(2·16)"""
     falling = dn.sgd(lambda step: 1 / (1 + step / 40))

@@ -143,6 +143,7 @@ def test_the_pairs_of_two_judges_need_no_more_than_their_sum_and_its_half():
     np.testing.assert_allclose(found.wins[0, BUGS.index("few pairs")], found.wins[0, 0], atol=3e-3)
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_scipy_makes_of_the_papers_formula():
     config = Config(replicates=1)
     result, given = bug_by_variant.run(config), problems(config, streams(0, 1))

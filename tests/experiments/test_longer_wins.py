@@ -214,6 +214,7 @@ def test_trainings_are_those_of_their_labels_and_losses(language):
     assert found["steps"].tolist() == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_other_settings(result):
     found = longer_wins.run(Config(seed=3, replicates=2, betas=(0.3,), steps=30, folds=2, byte_steps=1, bins=2))
     assert found.keys() == result.keys()

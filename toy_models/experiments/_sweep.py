@@ -215,9 +215,10 @@ class Measured:
 
     Raises `ValueError` where there is no such experiment, and as its `Config` does.
 
-    >>> measured = Measured("five_roads", copies=2, steps=60, language_group=8, language_steps=60)
-    >>> sorted(measured(beta=1.0, betas=(1.0,), seed=3))
-    ['beta', 'table.fewer', 'table.theory']
+    >>> measured = Measured("root_n", counts=(100,))
+    >>> found = measured(beta=2.0, replicates=5, seed=3)
+    >>> found["K"].item(), found["regret.0"].shape
+    (8, (5,))
     """
 
     def __init__(self, name: str, **fixed: Any) -> None:
