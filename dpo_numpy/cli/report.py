@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import inspect
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ __all__ = ["add_parser", "page", "run"]
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 74rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 3.5rem; border-top: 1px solid #ddd; padding-top: 1.5rem; }
 h2 code { font-size: .8em; font-weight: normal; color: #595959; margin-left: .5rem; }
@@ -33,7 +34,8 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e4e4e
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.expected { white-space: nowrap; }
 .ok { color: #00664a; } .fails { color: #a63c00; font-weight: bold; } .skipped { color: #595959; }
-.claim { font-size: 1.1rem; } pre { overflow-x: auto; font-size: .85rem; background: #f6f6f6; padding: .8rem; }
+.claim { font-size: 1.1rem; max-width: 50rem; }
+pre { overflow-x: auto; font-size: .85rem; background: #f6f6f6; padding: .8rem; }
 .wide { overflow-x: auto; } a { color: #0057a3; }
 @media print { h2 { break-before: page; border: 0; } }
 """
@@ -95,7 +97,7 @@ def total(outcomes: Sequence[Outcome]) -> str:
 def page(outcomes: Sequence[Outcome], sections: Iterable[str]) -> str:
     contents = "\n".join(
         f'<tr><td><a href="#{outcome.name}">{title(outcome)}</a></td><td>{escape(claim_of(outcome.module))}</td>'
-        f'<td class="{grade(outcome)}">{escape(outcome.summary())}</td></tr>' for outcome in outcomes)
+        f'<td class="number {grade(outcome)}">{held(outcome)}</td></tr>' for outcome in outcomes)
     where = "\n".join(f"<tr><td>{escape(name)}</td><td>{escape(_shown(value))}</td></tr>"
                       for name, value in environment().items() if value)
     return f"""<!DOCTYPE html>
@@ -113,7 +115,7 @@ def page(outcomes: Sequence[Outcome], sections: Iterable[str]) -> str:
 which numbers the claim holds. <code>dpo-numpy run NAME</code> runs one, with other settings too.</p>
 <p><strong>{escape(total(outcomes))}</strong></p>
 <div class="wide"><table>
-<tr><th>experiment</th><th>what it claims</th><th>claims</th></tr>
+<tr><th>experiment</th><th>what it claims</th><th class="number">claims hold</th></tr>
 {contents}
 </table></div>
 {"".join(sections)}
@@ -130,6 +132,9 @@ which numbers the claim holds. <code>dpo-numpy run NAME</code> runs one, with ot
 def section(outcome: Outcome) -> str:
     head = (f'<h2 id="{outcome.name}">{title(outcome)}<code>dpo-numpy run {outcome.name}</code></h2>\n'
             f'<p class="claim">{escape(claim_of(outcome.module))}</p>\n')
+    _, _, setting = (inspect.getdoc(outcome.module) or "").partition("\n\n")
+    if setting:
+        head += f"<details><summary>setting and formulas</summary><pre>{escape(setting)}</pre></details>\n"
     if outcome.skipped:
         return head + f'<p class="skipped">Skipped: {escape(outcome.skipped)}</p>\n'
     drawn = io.BytesIO()
@@ -151,6 +156,12 @@ def section(outcome: Outcome) -> str:
 
 def title(outcome: Outcome) -> str:
     return outcome.name.replace("_", " ").capitalize()
+
+
+def held(outcome: Outcome) -> str:
+    if outcome.skipped:
+        return "skipped"
+    return f"{sum(claim.holds for claim in outcome.claims.values())} of {len(outcome.claims)}"
 
 
 def grade(outcome: Outcome) -> str:
