@@ -61,8 +61,8 @@ def test_the_page_has_every_claim_number_and_picture_and_needs_nothing_else(caps
     text = path.read_text("utf-8")
     page = Page(text)
     shown = " ".join(page.text)
-    for sentence in ("A mean of few draws is small.", "the mean is small <&>: largest", "Nothing is drawn <here>.", "More is said below.",
-                     "beta 1 <table>", "numpy", "3 of 3 claims hold"):
+    for sentence in ("A mean of few draws is small.", "the mean is small <&>: largest", "Nothing is drawn <here>.",
+                     "More is said below.", "beta 1 <table>", "numpy", "3 of 3 claims hold"):
         assert sentence in shown
     assert {link.removeprefix("#") for link in page.links} <= {*page.ids} and "environment" in page.ids
     assert len(page.sources) == 2
