@@ -32,11 +32,13 @@ lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md, docs/optima.md, docs/accuracy.md, docs/exact.md, docs/roads.md
+pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md and most of docs (DPO_NUMPY_DATA: MYTHS.md too)
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python docs/roads.py
+	$(VENV)/bin/python docs/bug_by_variant.py
+	test -z "$$DPO_NUMPY_DATA" || { $(VENV)/bin/python docs/real_preferences.py && $(VENV)/bin/python docs/myths.py; }
 	$(VENV)/bin/python tests/accuracy.py
 	$(VENV)/bin/python tests/exact.py
 
