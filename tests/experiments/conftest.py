@@ -31,3 +31,9 @@ def result(request):
     """What `run()` gives: of the experiment that a test names, or else of the one its file is named after."""
     named = request.node.callspec.params.get("experiment") if hasattr(request.node, "callspec") else None
     return of_defaults(named or request.node.path.stem.removeprefix("test_"))
+
+
+@pytest.fixture
+def defaults():
+    """What `run()` of the experiment of a name gives: for a test of more than one."""
+    return of_defaults
