@@ -35,3 +35,9 @@ def pytest_collection_modifyitems(items):
 def result(request):
     """What `run()` gives"""
     return of_defaults(experiment_of(request.node))
+
+
+@pytest.fixture
+def defaults():
+    """What `run()` of the experiment of a name gives: for a test of more than one."""
+    return of_defaults

@@ -209,6 +209,15 @@ def test_dpo_ends_at_the_fit_of_its_votes(result):
         assert_allclose(told[name].sum(axis=(1, 2)), told["all votes"].sum(axis=(1, 2)), atol=1e-9)
 
 
+def test_asked_is_what_the_least_of_the_splits_leaves_over(result, votes):
+    """Pairs on which anyone decides are learned from or asked about, with one voice each"""
+    human, _, models = _real.llmfao("characters")
+    decided = len({vote[0] for vote in votes if vote[6] != "tie"})
+    learned = human_votes._splits(human, models, 2139, Config())[0]["one vote"].sum(axis=(1, 2))
+    assert result["asked"] == pytest.approx(decided - learned.max(), abs=1e-9)
+    assert np.ptp(learned) > 1
+
+
 @pytest.mark.parametrize("setting", [
     {"ties": "davidson", "unit": "words", "replicates": 1, "steps": 2},
     {"ties": "rao_kupper", "unit": "bytes", "replicates": 2, "share": 0.8, "eps": 0.05, "steps": 5},

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
-from scipy.special import log_expit, softmax
+from scipy.special import log_expit, log_softmax, softmax
 
 import dpo_numpy as dn
 from analytic import ngram
 from dpo_numpy.data import Bytes, Row, load, to_preferences
+from toy_models import NGram
 from toy_models.experiments import Skipped, longer_wins
 from toy_models.experiments.longer_wins import Config, Kinds
 
@@ -110,6 +111,27 @@ def test_the_slope_of_log_length_is_where_the_likelihood_peaks(result, trees):
     assert result["oasst_gamma"] == pytest.approx(best.x, abs=1e-6)
 
 
+def test_bins_by_how_many_times_longer_are_counted_one_by_one(result, trees):
+    for k, (low, high) in enumerate(pairwise(result["oasst_times"])):
+        here = [[len(a) > len(b) for a, b in tree if low < max(len(a), len(b)) / min(len(a), len(b)) <= high or (
+            k == 0 and len(a) == len(b))] for tree in trees]
+        n = sum(map(len, here))
+        assert n == pytest.approx(754 / 5, abs=1)
+        share = sum(map(sum, here)) / n
+        assert result["oasst_share_by_times"][k] == pytest.approx(share, abs=1 / n)  # the shortest ratio is an edge
+        if k:
+            assert result["oasst_share_by_times"][k] == pytest.approx(share, abs=1e-13)
+            error = np.sqrt(sum((sum(tree) - share * len(tree))**2 for tree in here)) / n
+            assert result["oasst_error_by_times"][k] == pytest.approx(error, rel=1e-12)
+            assert result["oasst_alone_by_times"][k] == pytest.approx(np.sqrt(share * (1 - share) / n), rel=1e-12)
+
+
+def test_a_bin_without_pairs_has_no_share():
+    rows = tuple(Row("", ("aa", "a"), "", f"row {k}") for k in range(3))
+    found = longer_wins._wins((*rows, Row("", ("a", "aa"), "", "row 3")), np.arange(4), 3)
+    assert found["share_by_times"][0] == 0.75 and np.isnan(found["share_by_times"][1:]).all()
+
+
 # ---- bytes
 
 def texts(rng, chosen, rejected, n=60):
@@ -124,12 +146,31 @@ def test_scores_are_of_pairs_that_were_not_read(rng):
     fold, sure = np.arange(60) % 3, 0.5 + 4 * 0.5 / np.sqrt(60)
     for order in (1, 3):
         config = Config(order=order, byte_steps=10)
-        assert longer_wins._score(texts(rng, "acc", "add"), fold, config).mean() > sure
-        assert abs(longer_wins._score(texts(rng, "acc", "acc"), fold, config).mean() - 0.5) < sure - 0.5
+        assert longer_wins._score(texts(rng, "acc", "add"), fold, config)[0].mean() > sure
+        assert abs(longer_wins._score(texts(rng, "acc", "acc"), fold, config)[0].mean() - 0.5) < sure - 0.5
         # what one fold says of c, no other does
         pairs = texts(rng, "acc", "add")
         pairs = dn.Preferences(pairs.responses, np.where((fold == 0)[:, None], pairs.index[:, ::-1], pairs.index))
-        assert longer_wins._score(pairs, fold, config)[fold == 0].mean() < 1 - sure
+        assert longer_wins._score(pairs, fold, config)[0, fold == 0].mean() < 1 - sure
+
+
+def test_scores_are_of_sums_and_of_means_of_bytes_added_up_one_by_one(rng):
+    texts = [["".join(rng.choice(list("abcd"), n)) for n in rng.integers(3, 40, 2)] for _ in range(40)]
+    pairs = to_preferences([Row("", tuple(text), "", f"row {k}") for k, text in enumerate(texts)], Bytes())
+    fold, config, policy = np.arange(40) % 2, Config(order=1, folds=2, byte_steps=5), NGram(257, 1)
+    expected = np.empty((2, 40))
+    for k in (0, 1):
+        learn = np.flatnonzero(fold != k)
+        start = policy.fit(pairs.responses, np.isin(np.arange(len(pairs.responses)), pairs.index[learn]))
+        told = dn.Preferences(pairs.responses, pairs.index[learn]).with_reference(policy, start)
+        *_, last = dn.train(policy, start, [told] * 5, dn.LOSSES["dpo"](beta=0.1), dn.adam(0.01))
+        gain = (log_softmax(last.params["W"], axis=1) - log_softmax(start["W"], axis=1))[0]
+        for b in np.flatnonzero(fold == k):
+            won, lost = (gain[[*(1 + np.frombuffer(text.encode(), np.uint8)), 0]] for text in texts[b])  # 0: the end
+            expected[:, b] = won.sum() > lost.sum(), won.mean() > lost.mean()
+    found = longer_wins._score(pairs, fold, config)
+    assert_allclose(found, expected, atol=0)
+    assert (found[0] != found[1]).any()
 
 
 def test_a_model_that_reads_nothing_of_use_prefers_the_shorter_of_fresh_replies(rng):

@@ -58,7 +58,7 @@ class Config:
     betas       reward that a nat of KL costs; the other losses are compared at the first
     alpha       of R-DPO, nats of margin a character
     steps, lr   of Adam, for the language of kinds
-    bins        of the ratio of lengths, in which labels are balanced
+    bins        of the ratio of lengths, in which wins are counted and labels balanced
     folds       that pairs of bytes are held out in
     order       of the n-gram of bytes
     byte_steps  of Adam, for bytes
@@ -112,23 +112,34 @@ def _share(won: ArrayLike, group: Array) -> tuple[Any, Any]:
     return won.mean(), np.sqrt((np.bincount(group, won - won.mean()) ** 2).sum()) / len(won)
 
 
-def _wins(rows: tuple[Row, ...], group: Array) -> dict[str, Any]:
+def _like(size: Array, bins: int) -> Array:
+    """In which of bins of equal numbers each is"""
+    return np.searchsorted(np.quantile(size, np.arange(1, bins) / bins), size)
+
+
+def _wins(rows: tuple[Row, ...], group: Array, bins: int) -> dict[str, Any]:
     length = _lengths(rows)
     longer, ratio = np.sign(length[:, 0] - length[:, 1]), np.log(length[:, 0] / length[:, 1])
-    share, error = _share((longer + 1) / 2, group)
+    won, kind = (longer + 1) / 2, _like(abs(ratio), bins)
+    share, error = _share(won, group)
+    alone = np.arange(len(rows))
+    each = np.array([[*_share(won[kind == k], group[kind == k]), _share(won[kind == k], alone[kind == k])[1]]
+                     if (kind == k).any() else [np.nan] * 3 for k in range(bins)])
     none = np.zeros(len(rows), int)
     found = vote_model.fit(none + 1, none, none, ratio)
-    return {"share": share, "error": error, "alone": _share((longer + 1) / 2, np.arange(len(rows)))[1],
+    return {"share": share, "error": error, "alone": _share(won, alone)[1],
+            "times": np.exp(np.quantile(abs(ratio), np.arange(bins + 1) / bins)),
+            "share_by_times": each[:, 0], "error_by_times": each[:, 1], "alone_by_times": each[:, 2],
             "gamma": found.gamma[0], "gamma_error": np.sqrt(vote_model.clustered(found, group)[1, 1])}
 
 
 # ---- bytes, held out
 
 def _score(pairs: Preferences, fold: Array, config: Config) -> Array:
-    """(B,): whether DPO without a pair's fold prefers the chosen one, ½ where it does not care"""
+    """(2, B): whether DPO without a pair's fold prefers the chosen one, ½ where it does not care; and a byte"""
     few = config.order < 3  # contexts, so that all of them are kept
     policy = NGram(257, config.order) if few else NGram.seen(257, config.order, pairs.responses)
-    right = np.empty(len(pairs))
+    right, length = np.empty((2, len(pairs))), pairs.responses.length
     everything = np.arange(len(pairs.responses))
     for k in range(config.folds):
         learn = fold != k
@@ -138,15 +149,16 @@ def _score(pairs: Preferences, fold: Array, config: Config) -> Array:
         path = dn.train(policy, start, repeat(told), dn.LOSSES["dpo"](beta=0.1), dn.adam(0.01))
         *_, last = islice(path, config.byte_steps)
         h = policy.logp(last.params, pairs.responses, everything)[0] - told.responses.facts["ref_logp"]
-        right[~learn] = (1 + np.sign(h[pairs.index[:, 0]] - h[pairs.index[:, 1]]))[~learn] / 2
+        for row, x in zip(right, (h, h / length), strict=True):
+            row[~learn] = (1 + np.sign(x[pairs.index[:, 0]] - x[pairs.index[:, 1]]))[~learn] / 2
     return right
 
 
 def _scores(rows: tuple[Row, ...], group: Array, config: Config, rng: np.random.Generator) -> dict[str, Any]:
     pairs = to_preferences([row._replace(prompt="") for row in rows], Bytes())
     apart = rng.permutation(group.max() + 1) % config.folds
-    right = {"score": _score(pairs, apart[group], config),
-             "mixed": _score(pairs, rng.permutation(len(rows)) % config.folds, config)}
+    right = dict(zip(("score", "per_byte"), _score(pairs, apart[group], config), strict=True))
+    right["mixed"] = _score(pairs, rng.permutation(len(rows)) % config.folds, config)[0]
     right["leak"] = right["mixed"] - right["score"]
     length = _lengths(rows)
     right["fresh_longer"] = np.where(length[:, 0] > length[:, 1], right["score"], 1 - right["score"])
@@ -178,9 +190,7 @@ class _Language:
 
     def balanced(self, bins: int) -> Array:
         """Weights of pairs, (B,): of like ratios of lengths, those that the longer one won weigh as much as the rest"""
-        size = abs(self.ratio)
-        inner = np.quantile(size, np.arange(1, bins) / bins)
-        kind = np.searchsorted(inner, size)
+        kind = _like(abs(self.ratio), bins)
         won, lost = (np.bincount(kind, self.longer == side, bins)[kind] for side in (1, -1))
         weight = np.where(self.longer > 0, lost / np.maximum(won, 1), np.where(won > 0, 1.0, 0.0))
         return np.asarray(weight / weight.sum())
@@ -245,9 +255,11 @@ def run(config: Config | None = None) -> dict[str, Array]:
     """Everything measured, by name; "oasst_" and "hh_" in front of what files say
 
     share, error      of pairs that the longer one wins, clustered by tree; alone: as if pairs were independent
+    times             edges of bins by how many times longer; share_by_times, error_by_times, alone_by_times in them
     gamma             log-odds of winning a nat of log length          pairs, groups, empty   how many
-    score, mixed      of bytes: pairs held out by tree, at random; leak the latter less the former; fresh_longer the
-                      share that prefers the longer one, held out by tree; NaN if not asked for
+    score, mixed      of bytes: pairs held out by tree, at random; leak the latter less the former; by tree too,
+                      per_byte by the mean a byte, and fresh_longer the share that prefers the longer one; NaN if not
+                      asked for
     start, mean       E|y| of the reference, of the replies            length  E|y|: betas, labels, records
     growth            log E|y|/start at the end: betas, labels         coin_length  replicates, betas, records
     noise             growth by coins, mean, of each beta              from_labels, from_noise  of it at the first beta
@@ -262,11 +274,11 @@ def run(config: Config | None = None) -> dict[str, Array]:
     rng = np.random.default_rng(config.seed)
     for name, found, asked in (("oasst", oasst, True), ("hh", hh, config.score_hh)):
         group = np.unique([row.group for row in found.rows], return_inverse=True)[1]
-        measured = _wins(found.rows, group) | {
+        measured = _wins(found.rows, group, config.bins) | {
             "pairs": len(found.rows), "groups": group.max() + 1,
             "empty": len(found.dropped.get("empty or blank response", ())),
             "dropped": sum(map(len, found.dropped.values()))}
-        for key in ("score", "mixed", "leak", "fresh_longer"):
+        for key in ("score", "per_byte", "mixed", "leak", "fresh_longer"):
             measured |= {key: np.nan, f"{key}_error": np.nan}
         if asked:
             measured |= _scores(found.rows, group, config, rng)
