@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpo_numpy import cli
-from dpo_numpy.cli.sweep import draw, read_axis
+from dpo_numpy.cli.sweep import _measures, draw, read_axis
 from toy_models.experiments import EXPERIMENTS
 from toy_models.experiments._sweep import cell_seed
 
@@ -161,6 +161,13 @@ def test_an_interrupted_sweep_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert code == 130 and "4 of 8 cells are kept; --resume goes on" in err
     assert swept(capsys, *words, "--resume")[0] == 0
     assert calls == [1.0, 2.0, 3.0, 3.0, 4.0] and len(rows(tmp_path / "o")) == 8
+
+
+def test_what_chance_moves_is_drawn_first():
+    rows = [{"beta": beta, "replicate": r, "seed": 1, "error": "", "same": 1.0, "theory": beta, "found": beta + r}
+            for beta in (1.0, 2.0) for r in (0, 1)]
+    assert _measures(rows, {"beta": [1.0, 2.0]}, None) == ["found", "theory", "same"]
+    assert _measures(rows, {"beta": [1.0, 2.0]}, ["same"]) == ["same"]
 
 
 def test_the_picture_has_a_line_a_value_and_scales_that_fit():

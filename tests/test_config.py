@@ -55,6 +55,7 @@ def test_fields_are_explained_by_the_lines_that_name_them():
     ({"beta": 0.0}, "beta is 0.0; expected a finite number above 0"),
     ({"beta": nan}, "beta is nan; expected a finite number"),
     ({"beta": inf}, "beta is inf; expected a finite number"),
+    ({"beta": True}, "beta is True; expected a finite number"),
     ({"beta": "1"}, "beta is 1; expected a finite number"),
     ({"eps": 1.0}, "eps is 1.0; expected at least 0 and below 1"),
     ({"eps": -0.1}, "eps is -0.1; expected at least 0 and below 1"),

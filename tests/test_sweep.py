@@ -73,6 +73,11 @@ def test_a_cell_that_cannot_be_computed_says_why_and_the_others_are():
     assert rows[1]["y"] == pytest.approx(1 / 3) and rows[1]["error"] == ""
 
 
+def test_what_fn_says_of_its_own_settings_is_not_a_measurement():
+    row, = sweep(lambda n, seed: {"n": 7, "seed": 8, "replicate": 9, "y": 1}, {"n": [2]})
+    assert (row["n"], row["seed"], row["replicate"], row["y"]) == (2, cell_seed(0, {"n": 2}, 0), 0, 1)
+
+
 def test_numpy_values_of_a_grid_are_numbers():
     rows = sweep(lambda n, seed: {"n2": n**2}, {"n": np.arange(3)})
     assert [row["n2"] for row in rows] == [0, 1, 4] and type(rows[0]["n"]) is int

@@ -117,7 +117,7 @@ class RowFile:
 
     def _row(self, line: bytes) -> Row | None:
         fields = _fields(line)
-        if fields is None or len(fields) != len(self.columns):
+        if fields is None:
             return None
         try:
             row = {name: self._value(name, text) for name, text in zip(self.columns, fields, strict=True)
