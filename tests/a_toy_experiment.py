@@ -46,8 +46,8 @@ def run(config=None):
         raise ArithmeticError("there is no optimum")
     x = np.array([config.beta * getattr(rng, config.kind)(size=config.n).mean()
                   for rng in streams(config.seed, config.replicates)])
-    return {"mean": x, "beta": np.array(config.beta), "betas": np.array(config.betas), "grid": np.arange(6.0).reshape(2, 3),
-            "name": np.array(["a", "b, c"]), "trouble": np.array(config.trouble)}
+    return {"mean": x, "beta": np.array(config.beta), "betas": np.array(config.betas),
+            "grid": np.arange(6.0).reshape(2, 3), "name": np.array(["a", "b, c"]), "trouble": np.array(config.trouble)}
 
 
 def claims(result):

@@ -120,7 +120,8 @@ def test_the_folder_holds_arrays_table_claims_and_pictures(capsys, tmp_path, ren
     rows = list(csv.reader((folder / "result.csv").read_text().splitlines()))
     assert rows[0] == ["name", "index", "value"]
     assert [float(value) for name, _, value in rows if name == "mean"] == expected["mean"].tolist()
-    assert ["grid", "1 2", "5.0"] in rows and ["grid", "0 1", "1.0"] in rows and ["name", "1", "b, c"] in rows and ["beta", "", "0.5"] in rows
+    for row in ("grid", "1 2", "5.0"), ("grid", "0 1", "1.0"), ("name", "1", "b, c"), ("beta", "", "0.5"):
+        assert [*row] in rows
     told = json.loads((folder / "claims.json").read_text())
     assert told["experiment"] == "toy" and told["config"]["betas"] == [1.0, 2.0] and told["holds"] is True
     assert told["claims"][1] == {"claim": "β is positive: β", "holds": True, "expected": "> 0", "number": 0.5}
