@@ -1,5 +1,5 @@
 """In OASST the longer reply wins 70% of the time, and DPO on its labels makes replies longer: with a strong penalty by
-what the labels say, with a weak one mostly by fitting noise, as labels tossed by a coin make them longer too.
+what the labels say, with a weak one in good part by fitting noise, as labels tossed by a coin make them longer too.
 
 100 conversation trees, replies ranked by people. A reply stands in several pairs, so errors are clustered by tree, and
 pairs are held out by tree: a bigram of bytes that DPO trains is no better than a coin there, since what it has not read
@@ -289,7 +289,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "4 pairs of HH have an empty answer: number": near(result["hh_empty"], 4, 0),
         "bytes, held out by tree, are no better than a coin: score less ½, in standard errors": below(
             (result["oasst_score"] - 0.5) / result["oasst_score_error"], 3),
-        "as they prefer the shorter of fresh replies: share of the longer one": below(
+        "as bytes prefer the shorter of fresh replies: share of the longer one": below(
             result["oasst_fresh_longer"], 0.5),
         "bytes, pairs split at random, are better: lower end of the difference": above(end("oasst_leak", -1), 0),
     }
@@ -305,7 +305,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     strong, weak = result["beta"].argmax(), result["beta"].argmin()
     found["at the largest β little is noise: growth by coins over that by people"] = below(
         noise[strong] / growth[strong, 0], 1 / 3)
-    found["at the least β much is: the same"] = above(noise[weak] / growth[weak, 0], 1 / 3)
+    found["at the least β much is noise: growth by coins over that by people"] = above(
+        noise[weak] / growth[weak, 0], 1 / 3)
     length, kl = (dict(zip(result["loss"].tolist(), result[name][:, -1], strict=True))
                   for name in ("loss_length", "loss_kl"))
     found["R-DPO undoes the growth: E|y| over that of the reference"] = below(length["R-DPO"] / result["start"], 1)
