@@ -96,7 +96,7 @@ MYTHS: tuple[Myth, ...] = (
         "the exact optimum for every β below a crossover: in {1:.0%} of 192 random problems at β = 0.1. To lift it "
         "costs regret: with one NLL added, {2:.0%} of the reference's.",
         (("winning_not_likelier", "below the crossover"), ("winning_not_likelier", "random problems whose chosen"),
-         ("winning_not_likelier", "and leaves π*")),
+         ("winning_not_likelier", "DPO + α NLL leaves π*")),
     ),
     Myth(
         "Its gradient raises the chosen and lowers the rejected.",
@@ -151,14 +151,14 @@ MYTHS: tuple[Myth, ...] = (
         "class of policies that misses π\\*: there the pairs' distribution picks the answer, which can be worse than "
         "the reference.",
         (("comparison_graph", "a chain is enough"), ("wrong_class", "a class that holds π*"),
-         ("wrong_class", "arms: there E r is below")),
+         ("wrong_class", "arms: of those pairs alone E r is below")),
     ),
     Myth(
         "Of responses that were never compared nothing can be known: anything may happen to them.",
         "In a table descent settles it: the mean logit of each part of the comparison graph stays, so that an unseen "
         "response ends as if its reward were the plain mean of the others. Adam does not keep that mean.",
         (("comparison_graph", "a link cut, steps along"), ("comparison_graph", "an unseen response is worth"),
-         ("comparison_graph", "Adam's do not keep")),
+         ("comparison_graph", "Adam's steps do not keep")),
     ),
     Myth(
         "From a certain pair DPO may return (0.1, 0, 0.9): it can favor what nobody compared.",
@@ -196,8 +196,8 @@ MYTHS: tuple[Myth, ...] = (
         "cDPO of clean labels is DPO of flipped ones, so that it adds to flips: {1:.1f} times DPO's regret. rDPO "
         "that is told ε is exact, most labels repay it, few do not ({3:.1f} times DPO's regret at n = 100), and it "
         "may have no optimum.",
-        (("noise", "cDPO of clean labels"), ("noise", "so that it adds"), ("noise", "most labels repay"),
-         ("noise", "few do not"), ("noise", "few labels: data sets without")),
+        (("noise", "cDPO of clean labels"), ("noise", "so that it adds"), ("noise", "most labels repay rDPO"),
+         ("noise", "few labels do not"), ("noise", "few labels: data sets in which")),
     ),
     Myth(
         "How much voters disagree is the noise to tell rDPO.",
@@ -222,7 +222,7 @@ MYTHS: tuple[Myth, ...] = (
         "λ/(-log ρ), {0:.3f} in the example, towards which E\\|y\\| grows without end. And labels that are coin "
         "flips lengthen too where β √n is small, since E\\|y\\| is convex in what noise moves.",
         (("length", "length alone has a critical β"), ("length", "coin flips lengthen"),
-         ("length", "coin flips do not")),
+         ("length", "coin flips hardly do")),
     ),
     Myth(
         "If chosen answers are longer on average, the policy gets longer.",
@@ -236,7 +236,7 @@ MYTHS: tuple[Myth, ...] = (
         "the error; LN-DPO, SimPO, LD-DPO and a larger β all leave regret ({2:.2f} at the least), and dividing costs "
         "where there was no bias ({3:.2f}).",
         (("length_of_labels", "R-DPO with α = λ"), ("length_of_labels", "R-DPO with another α"),
-         ("length_of_labels", "no other fix does"), ("length_of_labels", "and dividing by lengths")),
+         ("length_of_labels", "no other fix does"), ("length_of_labels", "but dividing by lengths")),
     ),
     # ---- rewards and judges
     Myth(

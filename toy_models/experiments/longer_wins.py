@@ -36,7 +36,7 @@ from dpo_numpy.preferences import Preferences
 from ..ngram import NGram
 from ._claims import Claim, above, below, near
 from ._config import require, streams
-from ._figure import CHOSEN, COLORS, OPTIMUM, POLICY, REFERENCE, REJECTED, axes
+from ._figure import CHOSEN, COLORS, POLICY, REFERENCE, REJECTED, axes
 from ._real import files
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
@@ -328,7 +328,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
 
     for k, length in enumerate(result["coin_length"][:, 0]):
         line(length, color=REFERENCE, lw=0.7, label="coins" if k == 0 else None)
-    for name, length, color in zip(LABELS, result["length"][0], (CHOSEN, OPTIMUM, REJECTED, COLORS[1]), strict=True):
+    for name, length, color in zip(LABELS, result["length"][0], (CHOSEN, COLORS[2], REJECTED, COLORS[1]), strict=True):
         line(length, color=color, lw=2, label=name)
     ax.axhline(result["start"], color=REFERENCE, lw=0.8, ls=":")
     ax.set(xlabel="steps of Adam", ylabel="E|y|, characters",
@@ -354,7 +354,7 @@ def _parts(result: dict[str, Array], ax: Any = None) -> Any:
 def _losses(result: dict[str, Array], ax: Any = None) -> Any:
     ax = axes(ax)
     for name, length, kl, color in zip(result["loss"].tolist(), result["loss_length"], result["loss_kl"],
-                                       (CHOSEN, OPTIMUM, COLORS[1], POLICY), strict=True):
+                                       (POLICY, COLORS[2], COLORS[1], COLORS[0]), strict=True):
         ax.semilogx(kl, length, "o-", ms=3, color=color, label=name)
     ax.axhline(result["start"], color=REFERENCE, lw=0.8, ls=":", label="reference")
     ax.set(xlabel="KL(π || π_ref), nats", ylabel="E|y|, characters", title="Length and distance, labels by people")

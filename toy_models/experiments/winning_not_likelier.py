@@ -319,7 +319,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     return {
         "below the crossover in β the chosen has fallen at π*: largest mean log-ratio, nats": below(
             chosen[under].max() if under.any() else np.nan, 0),
-        "above it, it has risen: least mean log-ratio, nats": above(chosen[over].min() if over.any() else np.nan, 0),
+        "above the crossover it has risen: least mean log-ratio, nats": above(
+            chosen[over].min() if over.any() else np.nan, 0),
         "descent on all pairs ends at the log-ratios of π*: max |difference|, nats": below(
             abs(r["trained"] - at_the_end).max(), 1e-8),
         "random problems whose chosen has fallen at π*: share": above(r["below"], 0.99),
@@ -332,7 +333,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "tables of one pair: share of chosen below the reference": near(one.mean() if one.size else np.nan, 0, 0),
         "tables of several: share of chosen below the reference, less three standard errors": above(least, 0.25),
         "DPO + α NLL lifts the chosen: mean log-ratio at its optimum, nats": above(r["rpo_chosen"], 0),
-        "and leaves π*: its regret over that of the reference": above(r["rpo_regret"] / r["reference_regret"], 0.1),
+        "DPO + α NLL leaves π*: its regret over that of the reference": above(
+            r["rpo_regret"] / r["reference_regret"], 0.1),
         "no remedy lifts the chosen by more than KL(c || π_ref): largest excess, nats": below(
             (curves - r["ceiling"]).max(), 1e-9),
         "DPOP stays at the reference from λ₀ on: λ where its last fall there ends, over λ₀": near(

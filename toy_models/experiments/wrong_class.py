@@ -314,7 +314,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "arms: of pairs {1, 3} alone βt is r₁ - r₃, trained, and fitted at other β: the largest βt": near(
             np.max([r["arms_margin"], *r["arms_margins"]]), ARM_REWARD[0] - ARM_REWARD[2], 1e-9),
         "arms: t is 0 where the gradient at the reference is: n13/n": near(r["arms_root"], r["arms_threshold"], 1e-9),
-        "arms: there E r is below the reference's, and that of the class's best above: lesser difference": above(
+        "arms: of those pairs alone E r is below the reference's, of the class's best above: lesser difference": above(
             apart, 0.01),
         "modes: J has a maximum at either end: how many": near(len(r["modes_maxima"]), 2, 0),
         "modes: DPO stays between: share of the gain over the reference": below(r["modes_share"], 0.05),
@@ -322,7 +322,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             r["modes_warm_share"], 0.95),
         "modes: pairs of the policy lead to each maximum of J: largest |relative difference of t|": below(
             r["modes_apart"], 0.02),
-        "strings: a trigram holds the reward, and any pairs leave it at π*: max |gradient|": below(
+        "strings: a trigram holds the reward, and pairs all alike or of π_ref leave it at π*: max |gradient|": below(
             r["strings_slope"].max(), 1e-12),
         "strings: a bigram misses it: least loss above the entropy": above(r["strings_excess"].min(), 1e-3),
         "strings: and moves with the pairs: KL between its ends": above(r["strings_apart"], 1e-3),
@@ -330,7 +330,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             lost["the reference"] / lost["the policy"], 100),
         "peak: pairs of the policy cost nearly the least of the class: ratio of J* - J": between(
             lost["the policy"] / r["peak_least"], 1, 1.1),
-        "peak: training on these ends where their slope is 0: |difference of t|": below(
+        "peak: training on pairs of the policy ends where their slope is 0: |difference of t|": below(
             abs(r["peak_trained"] - r["peak_t"][-1]), 1e-8),
         "peak: a reference still farther away hides it from the policy too: ratio of J* - J": above(
             r["peak_far"] / r["peak_far_least"], 2),
