@@ -151,7 +151,7 @@ MYTHS: tuple[Myth, ...] = (
         "class of policies that misses π\\*: there the pairs' distribution picks the answer, which can be worse than "
         "the reference.",
         (("comparison_graph", "a chain is enough"), ("wrong_class", "a class that holds π*"),
-         ("wrong_class", "arms: of those pairs alone E r is below")),
+         ("wrong_class", "arms: and with all pairs met")),
     ),
     Myth(
         "Of responses that were never compared nothing can be known: anything may happen to them.",

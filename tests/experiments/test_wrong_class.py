@@ -16,6 +16,7 @@ BROKEN = {
     "a class that holds π*": lambda r: {**r, "modes_same": np.array(1e-6)},
     "arms: of pairs {1, 3}": lambda r: {**r, "arms_margins": np.array([1.0, 1.0, 1.1])},
     "arms: t is 0": lambda r: {**r, "arms_root": r["arms_root"] + 1e-6},
+    "arms: and with all pairs": lambda r: {**r, "arms_met": r["arms_reference"]},
     "arms: of those pairs alone E r": lambda r: {**r, "arms_alone": r["arms_reference"]},
     "modes: J has": lambda r: {**r, "modes_maxima": r["modes_maxima"][:1]},
     "modes: DPO stays": lambda r: {**r, "modes_share": np.array(0.2)},
