@@ -96,7 +96,7 @@ class Config:
 def run(config: Config | None = None) -> dict[str, Array]:
     """Everything measured, by name, that of each world after the world's; `regret` is J* - J
 
-    arms_t, _regret, _met    at `ratio`, arms_met is E r; arms_reward (R,) is E r at each of `ratio_axis`, arms_root where t is 0
+    arms_t, _regret, _met    at `ratio`, the last is E r; arms_reward (R,): at each of `ratio_axis`; root: where t is 0
     modes_t, modes_regret    with all pairs alike; modes_maxima those of J, modes_rests where pairs of the policy lead
     strings_excess (2,)      loss of the bigram over the labels' entropy, pairs all alike, and drawn from the reference
     peak_regret (4,)         at `sampler`, and as peak_regret_reference ...; peak_least the least of the class
