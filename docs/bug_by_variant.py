@@ -36,15 +36,15 @@ docs/bug_by_variant.py` from `toy_models/experiments/bug_by_variant.py`, which s
   that if the share is a guess.
 - **A judge who likes length:** R-DPO, exactly, and it is the only one: the best of all others, tuned, is left with
   {length}. Dividing by length does something else.
-- **Certain labels, one for each pair:** cDPO, whose optimum is finite. DPO's margins have no end, rDPO's loss has no
-  bottom; a larger β helps little.
+- **Certain labels, one for each pair:** cDPO or, tuned, IPO: their optima are finite. DPO's margins have no end,
+  rDPO's loss has no bottom; a larger β helps little.
 - **Few pairs:** nothing is exact, and what is lost is noise. A larger β than J's takes off a part: tuned, DPO's
   {few_before} is {few}.
 - **Responses in no pair:** no loss knows of them, {unseen} at best. Collect pairs.
 - **Skewed pairs, two judges:** no bug for DPO, or hardly one. Its optimum does not know how often a pair is met, and
   the mean of two judges' labels is nearly a label of the mean of their rewards. KTO does know how often.
 - **Log-probs of a wrong reference:** look for the mistake. A loss without a reference does not notice; CPO, whose
-  reference is uniform, then loses the least, {wrong} tuned.
+  reference is uniform, is then among those that lose the least, {wrong} tuned.
 - **No bug:** DPO. What cures an illness costs where there is none: cDPO, rDPO and R-DPO, told of one, leave
   {cost_low} to {cost_high}.
 

@@ -63,21 +63,21 @@ MYTHS: tuple[Myth, ...] = (
         "A lower β moves the policy farther. (Tutorials.) A low β hardly moves it. (Code that trains for a while.)",
         "Both. At the optimum KL(π \\|\\| π_ref) falls as β rises, without exception. After T steps of plain descent "
         "the β that has moved most is c/√T, c known (measured over it: {1:.2f}); a smaller one has hardly begun. "
-        "With steps of η/β² the tutorials are right at every T. In its first steps Adam cannot tell one β from "
-        "another.",
+        "With steps of η/β² the tutorials are right at every T. In its first steps Adam can "
+        "hardly tell one β from another.",
         (("beta_two_knobs", "at the optimum KL falls"), ("beta_two_knobs", "the β that moves most"),
-         ("beta_two_knobs", "with steps of η/β²"), ("beta_two_knobs", "Adam cannot tell")),
+         ("beta_two_knobs", "with steps of η/β²"), ("beta_two_knobs", "Adam can hardly tell")),
     ),
     Myth(
         "β keeps the policy near the reference, whatever the labels.",
-        "Not where labels are always the same: no β keeps π(y_w) from 1 then ({0:.2f} at the least, and rising like "
-        "log t). β sets the pace. What stops are IPO, at a gap of 1/(2τ), and cDPO.",
+        "Not where labels are always the same: no β keeps π(y_w) from 1 then ({0:.2f} at the least, the margin "
+        "growing like log t). β sets the pace. What stops are IPO, at a gap of 1/(2τ), and cDPO.",
         (("certain_labels", "no β keeps"), ("certain_labels", "IPO stops"), ("certain_labels", "cDPO stops")),
     ),
     Myth(
         "A small β is simply the bolder choice.",
-        "It buys variance too: of n labels the error in log π is as 1/(β √n). Where labels are few, even J at a "
-        "price of β is served best by training at {1:.1f} β.",
+        "It buys variance too: of n labels the error in log π is as 1/(β √n). Of 100 labels, in the example, even J "
+        "at a price of β is served best by training at {1:.1f} β.",
         (("root_n", "KL to π* is tr(S F⁺)"), ("root_n", "few labels are best trained")),
     ),
     Myth(
@@ -86,23 +86,23 @@ MYTHS: tuple[Myth, ...] = (
         "drifts as π_ref e^(ηβtd)/Z to one response, not even the best one where pairs are met unevenly. TR-DPO is "
         "not that: k rounds, each to its end, are one of β/k.",
         (("beta_two_knobs", "an unfrozen reference has"), ("beta_two_knobs", "and a policy that drifts"),
-         ("beta_two_knobs", "so that β only scales"), ("beta_two_knobs", "it goes where pairs are met"),
+         ("beta_two_knobs", "so that β only scales"), ("beta_two_knobs", "an unfrozen one goes where"),
          ("beta_two_knobs", "TR-DPO's k rounds")),
     ),
     # ---- what is pushed where
     Myth(
         "DPO pushes the log-probability of the chosen response up.",
         "It trains the gap. Where two responses are drawn from π_ref and one is chosen, the chosen has *fallen* at "
-        "the exact optimum for every β below a crossover: in {1:.0%} of random problems at β = 0.1. To lift it costs "
-        "regret: with one NLL added, {2:.0%} of the reference's.",
+        "the exact optimum for every β below a crossover: in {1:.0%} of 192 random problems at β = 0.1. To lift it "
+        "costs regret: with one NLL added, {2:.0%} of the reference's.",
         (("winning_not_likelier", "below the crossover"), ("winning_not_likelier", "random problems whose chosen"),
-         ("winning_not_likelier", "and leaves π*")),
+         ("winning_not_likelier", "DPO + α NLL leaves π*")),
     ),
     Myth(
         "Its gradient raises the chosen and lowers the rejected.",
-        "Of one pair in a table, always. Of one pair in a bigram, if no context comes back: {0:.0f} exceptions; if "
-        "one does, {1:.0f} of the pairs tried. Of several pairs, no: more than {2:.0%} of the chosen of a sparse "
-        "table end below the reference.",
+        "Of one pair in a table, always. Of one pair in a bigram, at the first step, if no context comes back: {0:.0f} "
+        "exceptions; if one does, not in {1:.1%} of the pairs tried. Of several pairs, no: more than {2:.0%} of the "
+        "chosen of a sparse table end below the reference.",
         (("winning_not_likelier", "a bigram, no context twice"), ("winning_not_likelier", "a bigram that comes back"),
          ("winning_not_likelier", "tables of several")),
     ),
@@ -125,7 +125,8 @@ MYTHS: tuple[Myth, ...] = (
     ),
     Myth(
         "DPO's gradient on the rejected is larger than on the chosen.",
-        "In probabilities, by π_l : π_w. In log-probabilities it is 1 : 1. The imbalance is one of coordinates.",
+        "In probabilities, by the factor π_w/π_l, where that is above 1. In log-probabilities both are alike. The "
+        "imbalance is one of coordinates.",
         (("negative_gradient", "the imbalance is one of coordinates"),),
     ),
     Myth(
@@ -137,9 +138,10 @@ MYTHS: tuple[Myth, ...] = (
     # ---- data
     Myth(
         "A shift between the data's distribution and the reference's quietly ruins DPO.",
-        "Which pairs are met decides on nothing, be some of them as rare as 8e-6, unless one of five things is "
-        "amiss: comparisons that leave responses unconnected, few labels, a class that misses π\\*, labels that no "
-        "reward explains, too few steps. Each lets the shift in by an amount that can be predicted.",
+        "Which pairs are met decides on nothing, be a response met 8e-6 times as often as another, unless one of "
+        "five things is amiss: comparisons that leave responses unconnected, few labels, a class that misses π\\*, "
+        "labels that no reward explains, too few steps. The first costs the same however groups are sampled; each of "
+        "the others lets the shift in. By how much can be predicted.",
         (("distribution_shift", "nothing amiss: uniform"), ("distribution_shift", "disconnected, wrong class"),
          ("distribution_shift", "finite n: J* - J is"), ("distribution_shift", "finite steps: the slowest")),
     ),
@@ -149,14 +151,14 @@ MYTHS: tuple[Myth, ...] = (
         "class of policies that misses π\\*: there the pairs' distribution picks the answer, which can be worse than "
         "the reference.",
         (("comparison_graph", "a chain is enough"), ("wrong_class", "a class that holds π*"),
-         ("wrong_class", "arms: there E r is below")),
+         ("wrong_class", "arms: and with all pairs met")),
     ),
     Myth(
         "Of responses that were never compared nothing can be known: anything may happen to them.",
         "In a table descent settles it: the mean logit of each part of the comparison graph stays, so that an unseen "
         "response ends as if its reward were the plain mean of the others. Adam does not keep that mean.",
         (("comparison_graph", "a link cut, steps along"), ("comparison_graph", "an unseen response is worth"),
-         ("comparison_graph", "Adam's do not keep")),
+         ("comparison_graph", "Adam's steps do not keep")),
     ),
     Myth(
         "From a certain pair DPO may return (0.1, 0, 0.9): it can favor what nobody compared.",
@@ -176,8 +178,9 @@ MYTHS: tuple[Myth, ...] = (
         "On-policy pairs are better.",
         "In a class that misses π\\* they can be: pairs of the policy lose {0:.0f} times less where the peak of the "
         "reward is unlikely under the reference. Labels that no reward explains are made worse by them, {2:.0f} "
-        "times. n labels tell most between the reference and π\\*, not at either.",
-        (("wrong_class", "peak: pairs of the reference"), ("distribution_shift", "finite n: labels say most"),
+        "times. n labels tell more of pairs half way from the reference to π\\* than at either, in the "
+        "example.",
+        (("wrong_class", "peak: pairs of the reference"), ("distribution_shift", "finite n: labels say more"),
          ("distribution_shift", "new pairs make circles")),
     ),
     Myth(
@@ -193,8 +196,8 @@ MYTHS: tuple[Myth, ...] = (
         "cDPO of clean labels is DPO of flipped ones, so that it adds to flips: {1:.1f} times DPO's regret. rDPO "
         "that is told ε is exact, most labels repay it, few do not ({3:.1f} times DPO's regret at n = 100), and it "
         "may have no optimum.",
-        (("noise", "cDPO of clean labels"), ("noise", "so that it adds"), ("noise", "most labels repay"),
-         ("noise", "few do not"), ("noise", "few labels: data sets without")),
+        (("noise", "cDPO of clean labels"), ("noise", "so that it adds"), ("noise", "most labels repay rDPO"),
+         ("noise", "few labels do not"), ("noise", "few labels: data sets in which")),
     ),
     Myth(
         "How much voters disagree is the noise to tell rDPO.",
@@ -219,7 +222,7 @@ MYTHS: tuple[Myth, ...] = (
         "λ/(-log ρ), {0:.3f} in the example, towards which E\\|y\\| grows without end. And labels that are coin "
         "flips lengthen too where β √n is small, since E\\|y\\| is convex in what noise moves.",
         (("length", "length alone has a critical β"), ("length", "coin flips lengthen"),
-         ("length", "coin flips do not")),
+         ("length", "coin flips hardly do")),
     ),
     Myth(
         "If chosen answers are longer on average, the policy gets longer.",
@@ -228,29 +231,30 @@ MYTHS: tuple[Myth, ...] = (
         (("length", "shorter chosen may lengthen"), ("length", "length may fall first")),
     ),
     Myth(
-        "Dividing by length, or a margin, cures length bias.",
+        "Dividing by length cures length bias.",
         "Of labels that gain λ a token, R-DPO with α = λ recovers the optimum exactly; another α loses the square of "
         "the error; LN-DPO, SimPO, LD-DPO and a larger β all leave regret ({2:.2f} at the least), and dividing costs "
         "where there was no bias ({3:.2f}).",
         (("length_of_labels", "R-DPO with α = λ"), ("length_of_labels", "R-DPO with another α"),
-         ("length_of_labels", "no other fix does"), ("length_of_labels", "and dividing by lengths")),
+         ("length_of_labels", "no other fix does"), ("length_of_labels", "but dividing by lengths")),
     ),
     # ---- rewards and judges
     Myth(
         "Optimizing a proxy ends in over-optimization: gold peaks, then falls.",
-        "With Gaussian error the mean of gold given the proxy rises all the way; a draw dips, by {1:.1%} of the "
-        "peak. A hump comes from heavy tails, from an adversary, from error that opposes gold, and from few labels: "
-        "with all there are it is {5:.1%} of what it was. A larger β only delays it.",
+        "With independent Gaussian error the mean of gold given the proxy rises all the way; single draws dip, "
+        "the median one by {1:.1%} of the peak. A hump comes from heavy tails, from an adversary, and from few "
+        "labels: with all there are it is {5:.1%} of what it was, and a larger β only delays it. Where error opposes "
+        "gold by enough, gold falls from the start.",
         (("over_optimization", "gaussian error: no draw's"), ("over_optimization", "gaussian error: but little"),
          ("over_optimization", "heavy-tailed error: E[g | p] peaks"),
          ("over_optimization", "adversarial error: gold peaks"),
          ("over_optimization", "labels: n of them, gold"), ("over_optimization", "labels: with all there are"),
-         ("over_optimization", "labels: at 10 β")),
+         ("over_optimization", "labels: at 10 β"), ("over_optimization", "error correlated below")),
     ),
     Myth(
         "DPO cannot express several objectives.",
         "Labels of the combined reward make its optimum. Labels of either judge, mixed, do not (off by {1:.2f}), nor "
-        "do policies mixed by λ where their β differ; weights λβ/Σλβ do, exactly.",
+        "do policies mixed by λ where their β differ; weights λβ/Σλβ make π\\* at β = Σλβ, exactly.",
         (("whose_preferences", "judges: labels of λr"), ("whose_preferences", "judges: labels of r or s"),
          ("whose_preferences", "judges: policies mixed with"), ("whose_preferences", "judges: mixed with weights λ")),
     ),

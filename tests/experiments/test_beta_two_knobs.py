@@ -30,10 +30,10 @@ BROKEN = {
     "Adam": lambda r: replaced(r, "adam", 0, 0.1),
     "with steps of": lambda r: {**r, "kl_scaled": r["kl_scaled"][:, ::-1]},
     "TR-DPO": lambda r: replaced(r, "soft", 1, 1e-3),
-    "an unfrozen": lambda r: replaced(r, "unfrozen_loss", -1, 0.69),
+    "an unfrozen reference": lambda r: replaced(r, "unfrozen_loss", -1, 0.69),
     "and a policy": lambda r: replaced(r, "drift_off", 0, 1e-6),
     "so that β": lambda r: {**r, "drift_scaled": np.array(1e-6)},
-    "it goes where": lambda r: replaced(r, "uneven", (0, 0), 0.5),
+    "an unfrozen one goes": lambda r: replaced(r, "uneven", (0, 0), 0.5),
     "but a frozen one": lambda r: replaced(r, "uneven", 1, r["uneven"][0]),
 }
 

@@ -42,7 +42,7 @@ BROKEN = {
     "tree: in a table": lambda r: replaced(r, "tree.table", -1, 0.62 * r["tree.table"][0]),
     "tree: shared": lambda r: replaced(  # the same median, some draws far below
         r, "tree.features", (np.argsort(r["tree.features"][:, -1])[:12], -1), -1.0),
-    "tree: and most": lambda r: replaced(r, "tree.features", LAST, np.linspace(0.7, 0.75, 32)),
+    "tree: and many": lambda r: replaced(r, "tree.features", LAST, np.linspace(0.7, 0.75, 32)),
     "online: features gain": lambda r: replaced(  # both gain little, and the table less
         replaced(r, "online.online_features", LAST, r["online.offline_features"][LAST] + wide(0.2)),
         "online.online_table", LAST, r["online.offline_table"][LAST] + 1 + wide(0.2)),

@@ -33,7 +33,7 @@ BROKEN = {
     "a chain is enough": lambda r: changed(r, "chain_kl", (), 1e-6),
     "a link cut, steps along": lambda r: changed(r, "cut.moved", 1, 1e-6),
     "and end where each part": lambda r: changed(r, "unseen.policy", 0, r["ref"]),
-    "Adam's do not keep": lambda r: changed(r, "unseen.moved", 2, 1e-14),
+    "Adam's steps do not keep": lambda r: changed(r, "unseen.moved", 2, 1e-14),
     "an unseen response is worth": lambda r: changed(r, "unseen_plain_kl", (), 1e-3),
     "and not their mean": lambda r: changed(r, "unseen_weighted_kl", (), 0),
     "all ways to share": lambda r: changed(r, "set.loss", 4, 0.0),

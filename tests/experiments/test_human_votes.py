@@ -41,7 +41,7 @@ BROKEN = {
     "people, strengths known, without": lambda r: replaced(r, "error", (1, 0, 1, 1), 0.05),
     "but 13 prompts": lambda r: replaced(r, "error", (3, 0, 1, 1), 0.01),
     "GPT-4 is sure": lambda r: replaced(r, "error", (3, 1, 1, 1), 0.2),
-    "and harder": lambda r: {**r, "apart": np.array(-0.05)},
+    "and GPT-4 is harder": lambda r: {**r, "apart": np.array(-0.05)},
     "people lean": lambda r: replaced(r, "side", 0, 0.05),
     "GPT-4 leans": lambda r: replaced(r, "side", 1, -0.05),
     "ties are": lambda r: replaced(r, "ties", 1, 0.2),
@@ -50,10 +50,10 @@ BROKEN = {
     "but elsewhere": lambda r: {**r, "spread": 4 * r["spread_error"]},
     "GPT-4 agrees": lambda r: {**r, "less": np.array(0.0)},
     "rDPO at that ε": lambda r: replaced(r, "limits", 0, 0.3),
-    "its log-odds": lambda r: replaced(r, "size", (row(r, "rDPO, one vote"), -1), 1.0),
+    "rDPO's log-odds": lambda r: replaced(r, "size", (row(r, "rDPO, one vote"), -1), 1.0),
     "those of DPO": lambda r: replaced(r, "size", (row(r, "DPO, one vote"), -1), 2.0),
     "rDPO costs": lambda r: worse(r, "rDPO, one vote", -1),
-    "but leaves": lambda r: replaced(r, "heldout_accuracy", (0, row(r, "rDPO, one vote"), -1), 0.5),
+    "but rDPO leaves": lambda r: replaced(r, "heldout_accuracy", (0, row(r, "rDPO, one vote"), -1), 0.5),
     "all votes": lambda r: worse(r, "DPO, all votes", 0.05),
 }
 

@@ -23,12 +23,12 @@ def replaced(result, key, row, value):
 #: the beginning of a claim; what is put in the place of a measurement
 BROKEN = {
     "R-DPO with α = λ": lambda r: replaced(r, "r_dpo_regrets", (1, r["r_dpo_swept"] == r["lam"]), 1e-9),
-    "trained on short": lambda r: {**r, "kl_all_r_dpo": np.array(1e-8)},
+    "R-DPO, trained on short": lambda r: {**r, "kl_all_r_dpo": np.array(1e-8)},
     "trained alike": lambda r: {**r, "kl_all_dpo": np.array(1e-3)},
     "R-DPO with another": lambda r: {**r, "wrong_alpha": 2 * r["wrong_alpha"]},
     "no other fix": lambda r: {**r, "best_regret_simpo": np.array(0.01)},
     "without the gain": lambda r: {**r, "unbiased_best_regret_ld_dpo": np.array(1e-9)},
-    "and dividing": lambda r: {**r, "unbiased_best_regret_ln_dpo": np.array(1e-4)},
+    "but dividing": lambda r: {**r, "unbiased_best_regret_ln_dpo": np.array(1e-4)},
     "LD-DPO hardly": lambda r: replaced(r, "ld_dpo_lengths", (1, 0), 1.6),
     "length control": lambda r: {**r, "controlled_win_dpo": r["raw_win_dpo"]},
 }

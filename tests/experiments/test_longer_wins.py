@@ -34,7 +34,7 @@ BROKEN = {
     "HH: the longer": lambda r: {**r, "hh_share": np.array(0.49)},
     "4 pairs": lambda r: {**r, "hh_empty": np.array(9)},
     "bytes, held out": lambda r: {**r, "oasst_score": np.array(0.6)},
-    "as they prefer": lambda r: {**r, "oasst_fresh_longer": np.array(0.51)},
+    "as bytes prefer": lambda r: {**r, "oasst_fresh_longer": np.array(0.51)},
     "bytes, pairs split": lambda r: {**r, "oasst_leak": np.array(0.01)},
     "the bigram's": lambda r: {**r, "mean": 1.02 * r["mean"]},
     "at the reference": lambda r: replaced(r, "pull", 2, r["pull"][2] * (1 + 1e-9)),

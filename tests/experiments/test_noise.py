@@ -42,8 +42,8 @@ BROKEN = {
     "what smooths is": lambda r: scaled(r, "mean_curve", 3, (0, OF["rDPO, features"])),
     "and the bias stays": lambda r: scaled(r, "mean_curve", 0.5, (-1, OF["DPO, features"])),
     "rDPO of n labels": lambda r: scaled(r, "theory", 1.5),
-    "most labels": lambda r: scaled(r, "mean_curve", 0.01, (-1, OF["DPO"])),
-    "few do not": lambda r: scaled(r, "mean_curve", 3, (0, OF["DPO"])),
+    "most labels repay rDPO": lambda r: scaled(r, "mean_curve", 0.01, (-1, OF["DPO"])),
+    "few labels do not": lambda r: scaled(r, "mean_curve", 3, (0, OF["DPO"])),
     "rDPO has an optimum": lambda r: {**r, "disagree": np.array(2)},
     "few labels: data": lambda r: scaled(r, "curve_unbounded", 0),
 }
@@ -205,7 +205,7 @@ def test_without_flips_all_corrections_are_none():
 def test_one_label_has_no_optimum_and_gives_nan():
     found = noise.run(Config(n=1, counts=(1,), replicates=2, flips=(0.1,), assumptions=(0.1,)))
     assert np.isnan(found["dpo_regret"]) and np.isnan(found["mean_curve"]).all() and found["no_mle"] == 1
-    assert not noise.claims(found)["few do not: regret over DPO's"].evaluated
+    assert not noise.claims(found)["few labels do not repay rDPO: its regret over DPO's"].evaluated
 
 
 @pytest.mark.parametrize(("setting", "message"), [

@@ -37,7 +37,7 @@ BROKEN = {
     "KL to π* is": lambda r: scaled(r, "kl_theory", 1.3, 1),
     "a low β buys": lambda r: {**r, "betas": -r["betas"]},
     "features leave": lambda r: scaled(r, "mean_shared_excess", 1.3),
-    "and their own regret": lambda r: scaled(r, "shared_theory", 1.3),
+    "regret of features": lambda r: scaled(r, "shared_theory", 1.3),
     "sharing is worth": lambda r: scaled(scaled(r, "shared_regret", 4), "shared_theory", 4),
     "features that cannot tell r": lambda r: scaled(r, "missing_regret", 2, np.s_[:, -2]),
     "and yet beat a table": lambda r: scaled(r, "missing_regret", 2, np.s_[:, 0]),

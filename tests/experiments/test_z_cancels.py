@@ -22,19 +22,20 @@ def replaced(result, key, row, value):
 #: the beginning of a claim's name; what is put in the place of a measurement
 BROKEN = {
     "π* of r = (1, 0, -1)": lambda r: {**r, "printed": r["printed"] + 1e-7},
-    "log Z of it": lambda r: {**r, "printed_log_z": r["printed_log_z"] + 1e-9},
+    "log Z of it:": lambda r: {**r, "printed_log_z": r["printed_log_z"] + 1e-9},
     "J(π) = β log Z": lambda r: replaced(r, "duality", 3, 1e-9),
     "so that no policy": lambda r: replaced(r, "regret", 3, -1e-9),
     "r = β log π*/π_ref": lambda r: replaced(r, "implied", 3, 1e-9),
     "r + c(x) has": lambda r: {**r, "moved": np.array(1e-9)},
-    "its log Z": lambda r: {**r, "log_z_moved": np.array(1e-9)},
+    "log Z of r + c(x)": lambda r: {**r, "log_z_moved": np.array(1e-9)},
     "the pairs cannot tell": lambda r: {**r, "retrained": np.array(1e-6)},
     "trained DPO": lambda r: {**r, "apart": np.array(1e-6)},
     "what r has beyond": lambda r: {**r, "hidden": np.array(1e-6)},
     "a loss of the margin": lambda r: replaced(r, "change", 0, 1e-6),
     "but a loss that sees more": lambda r: replaced(r, "change", -1, 0.0),
     "a pair across": lambda r: replaced(r, "across", (3, 0), 7.0),
-    "but a pair of one prompt": lambda r: {**r, "across": 0 * r["across"]},
+    "which is not 0": lambda r: {**r, "across": 0 * r["across"]},
+    "but a pair of one prompt": lambda r: replaced(r, "within", 3, 1e-9),
 }
 
 

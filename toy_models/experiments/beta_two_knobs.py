@@ -1,4 +1,4 @@
-"""β sets where DPO ends, and how fast it gets there: at the optimum a small β moves most, after T steps it moves least.
+"""β sets where DPO ends, and how fast it gets there: at the optimum a small β moves most, in T steps it hardly moves.
 
 In implied rewards x = β log π/π_ref plain descent is x ← x - ηβ² ∇L(x), where L does not know β: every β walks one
 path to x = r, and β is the clock, β² a step. The policy is told x/β, so that β is the scale too: π* = π_ref e^{r/β}/Z
@@ -298,13 +298,13 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "the β that moves most goes to c/√T, c by the lead of the best response: ratio, median over worlds": near(
             np.median(result["most"][:, -1] / result["limit"]), 1, 0.02),
         "implied rewards walk one path, β² is the clock: max |difference|": below(result["one_path"], 1e-12),
-        "steps of descent are that path: max |difference of KL| from the flow": below(
+        "steps of descent are near that path: max |difference of KL| from the flow": below(
             abs(kl - result["kl_flow"]).max(), 0.02),
         "steps to a given accuracy are as β^-2: their product with β², of the least β over the largest": near(
             ratio, 1, 0.03),
         "a β that is small moves by ½ Var(ηTβ d): KL over it": near(
             result["first_order"].mean(), 1, 0.01),
-        "Adam cannot tell at first: KL of the least β over that of the largest up to 1": near(
+        "Adam can hardly tell at first: KL of the least β over that of the largest up to 1": near(
             np.divide(*result["adam"]).mean(), 1, 0.2),
         "with steps of η/β² KL falls as β rises, after any number of them: largest rise": below(
             np.diff(result["kl_scaled"], axis=1).max(), 1e-12),
@@ -314,7 +314,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             abs(result["unfrozen_loss"] - np.log(2)).max(), 1e-14),
         "and a policy that drifts, π_ref e^{ηβtd}/Z: max |difference of π|": below(result["drift_off"].max(), 1e-11),
         "so that β only scales its step: max |difference of π|": below(result["drift_scaled"], 1e-11),
-        "it goes where pairs are met, be it not the best: π(best) at its end": below(greedy[0], 1e-3),
+        "an unfrozen one goes where pairs are met, be it not to the best: π(best) at its end": below(greedy[0], 1e-3),
         "but a frozen one has π*, wherever pairs are met: max |difference of π|": below(
             abs(frozen - best).max(), 1e-10),
     }

@@ -270,7 +270,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "a link cut, steps along the gradient keep the mean logit of each part: largest change":
             below(conserved, 1e-12),
         "and end where each part has mean reward 0: max |difference|": below(there, 1e-8),
-        "Adam's do not keep it: least change": above(drift, 0.01),
+        "Adam's steps do not keep that mean: least change": above(drift, 0.01),
         "an unseen response is worth the plain mean of the others: KL": below(result["unseen_plain_kl"], 1e-10),
         "and not their mean under the reference: KL": above(result["unseen_weighted_kl"], 1e-4),
         "all ways to share the mass among the parts have one loss: range": below(np.ptp(result["set.loss"]), 1e-12),

@@ -38,7 +38,7 @@ from ..linear import LogLinear
 from ..worlds import bandit
 from ._claims import Claim, above, below, between
 from ._config import require, streams
-from ._figure import COLORS, REFERENCE, REJECTED, axes
+from ._figure import COLORS, REFERENCE, axes
 from ._shift import World, descended, drawn, policies
 
 __all__ = ["CHANNELS", "PANELS", "REPLICATED", "SHIFTS", "Config", "claims", "plot", "run"]
@@ -148,7 +148,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
 
 
 def _whichever(world: World) -> Array:
-    """max |π - π*| of pairs that are uniform, the reference's, some 8e-6 of the others', and a bare chain"""
+    """max |π - π*| of pairs that are uniform, the reference's, of a response met 8e-6 as often, and a bare chain"""
     K = len(world.ref)
     rare = np.geomspace(1, 8e-6, K)
     weights = [population.drawn_pairs(mu) for mu in (np.full(K, 1 / K), world.ref, rare / rare.sum())]
@@ -332,8 +332,8 @@ def _claims(result: dict[str, Array]) -> dict[str, Claim]:
             r["shared"].max(), 1e-12),
         "finite n: J* - J is tr(S F⁺)/(2βn), |s| <= ½: largest distance in standard errors": below(
             z(r["drawn_regret"][:, middle], labels[middle], r["drawn_spread"][middle]), 4),
-        "finite n: labels say most half way from the reference to π*: J* - J over the lesser at both ends": below(
-            labels[at[-0.5]] / min(labels[at[0.0]], labels[at[-1.0]]), 0.9),
+        "finite n: labels say more half way from the reference to π* than at either: J* - J over the lesser of theirs":
+            below(labels[at[-0.5]] / min(labels[at[0.0]], labels[at[-1.0]]), 0.9),
         "wrong class: s decides: J* - J at s = 1 over that at -1": above(
             sweep["wrong class"][at[1.0]] / sweep["wrong class"][at[-1.0]], 5),
         "not Bradley-Terry: pairs of the reference say r: J* - J at s = 0": below(
@@ -366,7 +366,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
                      [result["cells"][(s, *[1] * 5)] for s in (0, 1)]])
     y = np.arange(len(names))
     ax.barh(y - 0.2, lost[:, 0], 0.38, color=REFERENCE, label="pairs of the reference, s = 0")
-    ax.barh(y + 0.2, lost[:, 1], 0.38, color=REJECTED, label=f"shifted pairs, s = {float(result['shift']):g}")
+    ax.barh(y + 0.2, lost[:, 1], 0.38, color=COLORS[1], label=f"shifted pairs, s = {float(result['shift']):g}")
     for k, row in enumerate(lost):
         for value, place in zip(row, (-0.2, 0.2), strict=True):
             ax.text(value, k + place, f" {value:.2g}" if value > 1e-9 else " 0", va="center", fontsize=8)

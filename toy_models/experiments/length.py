@@ -267,22 +267,24 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     own, mirrored = (result[name][:, rows].T for name in ("coin_length", "coin_mirrored"))
     sigmas = (np.mean(own[1] > ref) - 0.5) * 2 * sqrt(len(own[1]))
     found["coin flips lengthen while β√n is 4.2: longer data sets less half, in standard errors"] = above(sigmas, 3)
-    found["coin flips do not while β√n is 30: |median E|y|/reference - 1|"] = below(
+    found["coin flips hardly do while β√n is 30: |median E|y|/reference - 1|"] = below(
         abs(quantile(own[2], 0.5) / ref - 1), 0.02)
     found["coin flips may leave no optimum: share at β√n = 1.4 less that at 30"] = above(
         np.mean(own[0] == inf) - np.mean(own[2] == inf), 0.3)
     with np.errstate(divide="ignore", invalid="ignore"):
         wide, widest = np.log((own[2:] + mirrored[2:]).mean(axis=1) / 2 - ref)
         exponent = (wide - widest) / log(CLAIMED[2] / CLAIMED[3])
-    found["what they and their mirror image add falls as 1/(β²n): exponent of β√n"] = near(exponent, -2, 0.05)
+    found["what coins and the same coins turned over add to E|y| falls as 1/(β²n): exponent of β√n"] = near(
+        exponent, -2, 0.05)
 
     gap, turned = result["chosen_longer"], result["turning_length"] - ref
     contrary = min(-gap[0], turned[0], gap[1], -turned[1])
     found["shorter chosen may lengthen, longer shorten: least of four differences, tokens"] = above(contrary, 0.3)
     agreeing = (np.sign(gap) * result["hot_change"]).min()
-    found["at large β they do not: least change of β E|y| in the direction of the chosen"] = above(agreeing, 0.1)
+    found["at large β the optimum follows the chosen: least change of β E|y| in the direction of the chosen"] = above(
+        agreeing, 0.1)
     ratio = result["hot_change"] / result["covariance"]
-    found["there E|y| moves by Cov(|y|, r)/β: ratio of both, farthest from 1"] = near(
+    found["at large β E|y| moves by Cov(|y|, r)/β: ratio of both, farthest from 1"] = near(
         ratio[abs(ratio - 1).argmax()], 1, 1e-3)
     path = result["path"][:, 1]
     found["length may fall first and rise later: least of both changes, tokens"] = above(

@@ -184,7 +184,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     others = [name for name in LOSSES if name != "r_dpo"]
     exact = result["r_dpo_regrets"][1][result["r_dpo_swept"] == result["lam"]].max()
     found["R-DPO with α = λ takes the gain out: regret"] = below(abs(exact), 1e-12)
-    found["trained on short strings, it finds the optimum of quality over all: KL"] = below(
+    found["R-DPO, trained on short strings, finds the optimum of quality over all: KL"] = below(
         result["kl_all_r_dpo"], 1e-10)
     found["trained alike, DPO does not: KL"] = above(result["kl_all_dpo"], 0.1)
     found["R-DPO with another α loses the square of the error: regret over (α - λ)² Var|y|/(2β)"] = near(
@@ -195,7 +195,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
              abs(result["unbiased_best_regret_r_dpo"])]
     found["without the gain DPO is exact, as are its kin at α = 0 and LD-DPO at α = 1: largest regret"] = below(
         max(plain), 1e-12)
-    found["and dividing by lengths is not: least regret of LN-DPO and SimPO"] = above(
+    found["but dividing by lengths is not exact: least regret of LN-DPO and SimPO"] = above(
         min(result["unbiased_best_regret_ln_dpo"], result["unbiased_best_regret_simpo"]), 0.005)
     true, raw, controlled = (result[f"{kind}win_dpo"] for kind in ("", "raw_", "controlled_"))
     longer = result["mean_length_dpo"] - result["mean_length_quality"]

@@ -1,5 +1,5 @@
 """In OASST the longer reply wins 70% of the time, and DPO on its labels makes replies longer: with a strong penalty by
-what the labels say, with a weak one mostly by fitting noise, as labels tossed by a coin make them longer too.
+what the labels say, with a weak one in good part by fitting noise, as labels tossed by a coin make them longer too.
 
 100 conversation trees, replies ranked by people. A reply stands in several pairs, so errors are clustered by tree, and
 pairs are held out by tree: a bigram of bytes that DPO trains is no better than a coin there, since what it has not read
@@ -36,7 +36,7 @@ from dpo_numpy.preferences import Preferences
 from ..ngram import NGram
 from ._claims import Claim, above, below, near
 from ._config import require, streams
-from ._figure import CHOSEN, COLORS, OPTIMUM, POLICY, REFERENCE, REJECTED, axes
+from ._figure import CHOSEN, COLORS, POLICY, REFERENCE, REJECTED, axes
 from ._real import files
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
@@ -301,7 +301,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "4 pairs of HH have an empty answer: number": near(result["hh_empty"], 4, 0),
         "bytes, held out by tree, are no better than a coin: score less ½, in standard errors": below(
             (result["oasst_score"] - 0.5) / result["oasst_score_error"], 3),
-        "as they prefer the shorter of fresh replies: share of the longer one": below(
+        "as bytes prefer the shorter of fresh replies: share of the longer one": below(
             result["oasst_fresh_longer"], 0.5),
         "bytes, pairs split at random, are better: lower end of the difference": above(end("oasst_leak", -1), 0),
     }
@@ -317,7 +317,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
     strong, weak = result["beta"].argmax(), result["beta"].argmin()
     found["at the largest β little is noise: growth by coins over that by people"] = below(
         noise[strong] / growth[strong, 0], 1 / 3)
-    found["at the least β much is: the same"] = above(noise[weak] / growth[weak, 0], 1 / 3)
+    found["at the least β much is noise: growth by coins over that by people"] = above(
+        noise[weak] / growth[weak, 0], 1 / 3)
     length, kl = (dict(zip(result["loss"].tolist(), result[name][:, -1], strict=True))
                   for name in ("loss_length", "loss_kl"))
     found["R-DPO undoes the growth: E|y| over that of the reference"] = below(length["R-DPO"] / result["start"], 1)
@@ -339,7 +340,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
 
     for k, length in enumerate(result["coin_length"][:, 0]):
         line(length, color=REFERENCE, lw=0.7, label="coins" if k == 0 else None)
-    for name, length, color in zip(LABELS, result["length"][0], (CHOSEN, OPTIMUM, REJECTED, COLORS[1]), strict=True):
+    for name, length, color in zip(LABELS, result["length"][0], (CHOSEN, COLORS[2], REJECTED, COLORS[1]), strict=True):
         line(length, color=color, lw=2, label=name)
     ax.axhline(result["start"], color=REFERENCE, lw=0.8, ls=":")
     ax.set(xlabel="steps of Adam", ylabel="E|y|, characters",
@@ -365,7 +366,7 @@ def _parts(result: dict[str, Array], ax: Any = None) -> Any:
 def _losses(result: dict[str, Array], ax: Any = None) -> Any:
     ax = axes(ax)
     for name, length, kl, color in zip(result["loss"].tolist(), result["loss_length"], result["loss_kl"],
-                                       (CHOSEN, OPTIMUM, COLORS[1], POLICY), strict=True):
+                                       (POLICY, COLORS[2], COLORS[1], COLORS[0]), strict=True):
         ax.semilogx(kl, length, "o-", ms=3, color=color, label=name)
     ax.axhline(result["start"], color=REFERENCE, lw=0.8, ls=":", label="reference")
     ax.set(xlabel="KL(π || π_ref), nats", ylabel="E|y|, characters", title="Length and distance, labels by people")

@@ -313,7 +313,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "alone, a bystander rises iff π_k > |π|² - π_l: exceptions": near(r["wrong_sign"], 0, 0),
         "alone, bystanders go apart: largest change of a log-ratio": above(r["alone_ratio"], 0.1),
         "in a pair they keep their ratios: largest change of a log-ratio": below(r["pair_ratio"], 1e-11),
-        "the imbalance is one of coordinates: π_l : π_w in probabilities, 1 : 1 in logs: max |ratio - 1|": below(
+        "the imbalance is one of coordinates: chosen to rejected π_l : π_w, 1 : 1 in logs: max |ratio - 1|": below(
             r["units_off"], 1e-12),
         "an unseen response rises while the rejected is likelier: its top": near(
             unseen[0].max(), r["unseen_top"][0], 1e-4),

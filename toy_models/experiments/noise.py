@@ -326,11 +326,11 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             above(many[of["DPO, features"]] / bias[of["DPO"]], 0.9),
         "rDPO of n labels has the regret that theory says: ratio, most labels":
             near(many[of["rDPO"]] / result["theory"][counts.argmax()], 1, error),
-        "most labels repay it: regret over DPO's": below(many[of["rDPO"]] / many[of["DPO"]], 0.5),
-        "few do not: regret over DPO's": above(few[of["rDPO"]] / few[of["DPO"]], 1),
+        "most labels repay rDPO: its regret over DPO's": below(many[of["rDPO"]] / many[of["DPO"]], 0.5),
+        "few labels do not repay rDPO: its regret over DPO's": above(few[of["rDPO"]] / few[of["DPO"]], 1),
         "rDPO has an optimum if every group loses, in corrected counts, and else none: data sets that disagree":
             near(result["disagree"], 0, within=0),
-        "few labels: data sets without, though DPO has one: share":
+        "few labels: data sets in which rDPO has no optimum, though DPO has one: share":
             above(result["curve_unbounded"][counts.argmin()], 0.005),
     }
 

@@ -238,10 +238,11 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "but after the last fewer chosen do: how much fewer, in standard errors": above(
             _in_errors(chosen[:, 0] - chosen[:, -1]), 3),
         "while most rejected still do: share": above(rejected[:, -1].mean(), 0.85),
-        "that the chosen rises is worse a guess of the first step: by how much, in standard errors": above(
+        "that every chosen rises is a worse guess of the first step than G's: by how much, in standard errors": above(
             _in_errors(chosen[:, 0] - rises[:, 0]), 3),
-        "and of the last: by how much, in standard errors": above(_in_errors(chosen[:, -1] - rises[:, -1]), 3),
-        "G held fixed to the last step is no better than its first: by how much, in standard errors": below(
+        "and a worse one of the last: by how much, in standard errors": above(
+            _in_errors(chosen[:, -1] - rises[:, -1]), 3),
+        "G held fixed and followed to the last step is not surely better there: by how much, in standard errors": below(
             _in_errors(result["kernel"][:, -1] - chosen[:, -1]), 3),
         "what is sure in the end is the gap: share of pairs where it has grown": above(widens[:, -1].mean(), 0.98),
         "but not at the first step, where pairs interfere: share": below(widens[:, 0].mean(), 0.995),

@@ -184,7 +184,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "a low β buys variance: KL to π* at the least β over that at the largest": above(rises, 10),
         "features leave d/(2n) of excess loss: ratio":
             near(2 * n[-1] * result["mean_shared_excess"] / d, 1, error * result["spread_shared"]),
-        "and their own regret: ratio": near(
+        "regret of features is what theory says: ratio": near(
             shared[-1] / result["shared_theory"][-1], 1, error * result["spread_shared_regret"]),
         "sharing is worth labels: regret of the table over that of features": above(regret[-1] / shared[-1], 1.5),
         "features that cannot tell r leave what n does not touch: regret of the most labels over the number before":

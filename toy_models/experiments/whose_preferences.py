@@ -285,25 +285,27 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "clones: Nash is for 0 however many there are: largest share of others": below(
             1 - result["clone_nash"].min(), 1e-9),
         "KTO drops what wins less than half: its largest share": below(result["kto_losers"].max(), 0.01),
-        "DPO does not: median share": above(np.median(result["dpo_losers"]), 0.01),
+        "DPO does not drop them: median share": above(np.median(result["dpo_losers"]), 0.01),
         "cycle: DPO and IPO stay at the reference: largest |log-ratio|": below(result["cycle_stays"].max(), 1e-12),
         "cycle: self-play leaves Nash at every step: least rise of KL(Nash || π)": above(np.diff(path).min(), 0),
-        "cycle: but its mean comes near: exploitability over its bound": below(
+        "cycle: but the mean of self-play's policies comes near Nash: exploitability over its bound": below(
             result["cycle_mean"] / result["cycle_bound"], 1),
         "judges: labels of λr + (1-λ)s make its π*: max |difference|": below(result["combined"].max(), 1e-9),
         "judges: labels of r or s do not: median of max |difference|": above(np.median(result["mixed"]), 0.01),
-        "judges: policies mixed with weights λβ/Σλβ do: max |difference|": below(result["mixture"].max(), 1e-12),
-        "judges: mixed with weights λ they do not: median of max |difference|": above(
+        "judges: policies mixed with weights λβ/Σλβ make its π* at β = Σλβ: max |difference|": below(
+            result["mixture"].max(), 1e-12),
+        "judges: mixed with weights λ they do not make that: median of max |difference|": above(
             np.median(result["naive"]), 0.01),
         "judges: votes count heads, 3 of 5 for 0 by 3 outvote 2 for 1 by 8: log-odds of 0": above(
             result["stakes"][0], 0.1),
         "judges: labels of the mean reward count stakes: log-odds of 0": near(result["stakes"][1], -1.4, 1e-9),
         "verifier: DPO on Bradley-Terry labels is at p e^{1/β}/(p e^{1/β} + 1 - p): |difference|": below(
             abs(result["dpo_success"] - p0 * np.exp(1 / beta) / (p0 * np.exp(1 / beta) + 1 - p0)), 1e-9),
-        "verifier: on certain labels it leaves nothing wrong: 1 - P(r = 1)": below(1 - result["dpo_certain"], 1e-6),
-        "verifier: it ends above where it began: least rise": above(np.nanmin(result["grid_grpo"] - result["grid"]), 0),
-        "verifier: begun near 1 it stays there: P(r = 1)": above(result["grpo_sure"], 0.999),
-        "verifier: groups without an advantage, which have no pair either, drawn less predicted": below(
+        "verifier: on certain labels DPO leaves nothing wrong: 1 - P(r = 1)": below(1 - result["dpo_certain"], 1e-6),
+        "verifier: GRPO's iteration ends above where it began: least rise": above(
+            np.nanmin(result["grid_grpo"] - result["grid"]), 0),
+        "verifier: GRPO's iteration, begun near 1, stays there: P(r = 1)": above(result["grpo_sure"], 0.999),
+        "verifier: groups all right or all wrong have no advantage, and no pair: drawn share less predicted": below(
             abs(result["silent"] - quiet), float(4 * deviation)),
     }
 

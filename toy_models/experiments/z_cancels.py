@@ -31,7 +31,7 @@ from ..tabular import Tabular
 from ..worlds import bandit
 from ._claims import Claim, above, below
 from ._config import require, streams
-from ._figure import CHOSEN, COLORS, OPTIMUM, REFERENCE, REJECTED, axes
+from ._figure import COLORS, OPTIMUM, REFERENCE, axes
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
@@ -47,7 +47,7 @@ PRINTED_LOG_Z = np.array([1.0443193398, 0.3089936758, 0.0816573820])
 OF_MARGIN = ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "discopop", "r_dpo", "aot")
 OF_MORE = ("kto", "kto_pair", "nca", "apo_zero", "sppo", "f_dpo_js", "cpo", "slic", "orpo", "sft", "rpo")
 
-REPLICATED = ("duality", "implied", "log_z", "across", "regret")
+REPLICATED = ("duality", "implied", "log_z", "across", "within", "regret")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
     duality, regret              (R,): max |J - β log Z + β KL(π || π*)| and least J* - J, of random policies
     implied                      (R,): max |r - β log π*/π_ref - β log Z|
     across                       (R, 2): r(x, y) - r(x', y') less what π* has of it, and β log Z(x)/Z(x')
+    within                       (R,): max |the same| of two responses of one prompt
     moved, log_z_moved           max |change| of π*, and of log Z less c/β, where r + c(x) is in the place of r
     retrained                    max |change| of DPO's policy by it
     printed, printed_log_z       of (1, 0, -1)
@@ -113,6 +114,7 @@ def run(config: Config | None = None) -> dict[str, Array]:
         "duality": abs(J - top + beta * optimum.kl(policies, optima)).max(axis=(1, 2)),
         "implied": abs(reward - score - beta * log_z[..., None]).max(axis=(1, 2)),
         "across": np.stack([missing, beta * (log_z[:, 0] - log_z[:, 1])], axis=-1),
+        "within": abs(np.diff(reward - score, axis=-1)).max(axis=(1, 2)),
         "moved": abs(optimum.boltzmann(ref, shifted, beta) - best).max(),
         "log_z_moved": abs(optimum.log_partition(ref, shifted, beta) - log_z - c / beta).max(),
         "retrained": abs(again - trained).max(),
@@ -177,7 +179,7 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
         "so that no policy is above β log Z: least J* - J of random ones": above(result["regret"].min(), 0),
         "r = β log π*/π_ref + β log Z: max |difference|": below(result["implied"].max(), 1e-12),
         "r + c(x) has the same π*: max |change|": below(result["moved"], 1e-12),
-        "its log Z takes all of c/β: max |difference|": below(result["log_z_moved"], 1e-11),
+        "log Z of r + c(x) is larger by c/β: max |difference|": below(result["log_z_moved"], 1e-11),
         "the pairs cannot tell, DPO learns the same from r + c(x): max |change of its policy|": below(
             result["retrained"], 1e-10),
         "trained DPO, which never computed Z, has the rewards' differences: max |error|": below(
@@ -187,8 +189,8 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
             change[of_margin].max(), 1e-12),
         "but a loss that sees more does: least change": above(change[~of_margin].min(), 1e-5),
         "a pair across two prompts lacks β log Z(x)/Z(x'): max |difference|": below(off, 1e-12),
-        "but a pair of one prompt lacks nothing, and that is not nothing: its size, root mean square": above(
-            np.sqrt((across[:, 0] ** 2).mean()), 0.05),
+        "which is not 0 across prompts: root mean square": above(np.sqrt((across[:, 0] ** 2).mean()), 0.05),
+        "but a pair of one prompt lacks nothing: max |difference|": below(result["within"].max(), 1e-12),
     }
 
 
@@ -227,7 +229,7 @@ def _constants(result: dict[str, Array], ax: Any = None) -> Any:
     """What a constant in both log-probs changes, loss by loss"""
     ax = axes(ax)
     at, floor = np.arange(len(result["loss"])), 1e-17
-    colors = np.where(result["of_margin"], CHOSEN, REJECTED)
+    colors = np.where(result["of_margin"], COLORS[2], COLORS[1])
     ax.hlines(at, floor, np.maximum(result["change"], floor), color=colors, lw=2)
     ax.scatter(np.maximum(result["change"], floor), at, color=colors, zorder=2)
     ax.set_yticks(at, result["loss"])
