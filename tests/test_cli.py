@@ -1,6 +1,7 @@
 """The command line itself: help, version, spelling, and one sentence for whatever is wrong."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -106,6 +107,17 @@ def test_a_reader_that_left_is_no_traceback():
     finally:
         os.close(write)
     assert found.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(("where", "code", "says"), [
+    (">/dev/full", 2, "dpo-numpy: standard output cannot be written: No space left on device\n"),
+    (">&-", 0, ""),
+])
+def test_an_output_that_takes_nothing_is_no_traceback(where, code, says):
+    found = subprocess.run(f"{shlex.quote(sys.executable)} -m dpo_numpy run {where}", shell=True, timeout=120,
+                           stderr=subprocess.PIPE, text=True)
+    assert (found.returncode, found.stderr) == (code, says)
 
 
 def test_a_terminal_without_greek_gets_escapes():

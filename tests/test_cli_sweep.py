@@ -73,6 +73,10 @@ GRAMMAR = "expected NAME=A,B,C or NAME=FROM:TO:log:COUNT or NAME=FROM:TO:lin:COU
     (["toy", "--grid", "beta=1", "--grid", "beta=2"], "--grid names a setting twice"),
     (["toy", "--grid", "beta=1", "--beta", "2"], "beta is given by --beta and by --grid; expected one of them"),
     (["toy", "--grid", "beta=1", "--seeds", "0"], "seeds is 0; expected a whole number, at least 1"),
+    (["root_n", "--grid", "beta=1"], "seeds is 1, the replicates of a point: replicates is 1; expected a whole number"),
+    (["toy", "--grid", "beta=1:2:lin:1000000000"], "grid is 'beta=1:2:lin:1000000000'; expected at most 1,000,000"),
+    (["toy", "--grid", "beta=1:2:lin:9999", "--grid", "n=1:9999:lin:9999"],
+     "grid and seeds make 99,980,001 cells; expected at most 10,000,000"),
     (["toy", "--grid", "beta=1", "--jobs", "0"], "n_jobs is 0; expected a number of processes"),
     (["toy", "--grid", "beta=1", "--backend", "mpi"], "backend is 'mpi'; expected one of loky, threading, dask, ray"),
     (["toy", "--grid", "beta=1", "--backend", "dask"], "backend dask needs a scheduler"),
@@ -87,6 +91,8 @@ def test_what_makes_no_sense_is_one_sentence(capsys, tmp_path, words, sentence):
     code, out, err = swept(capsys, *words, *(["--out", tmp_path / "o"] if words else []))
     assert (code, out) == (2, "")
     assert err.startswith(f"dpo-numpy: {sentence}") and err.count("\n") == 1
+    begun = ("no measure", "toy is skipped")  # known by running it
+    assert (tmp_path / "o").exists() == sentence.startswith(begun)
 
 
 def test_every_cell_is_a_row_and_every_point_a_median(capsys, tmp_path, rendered):
@@ -116,9 +122,11 @@ def test_a_sweep_goes_on_in_a_grid_that_has_grown(capsys, tmp_path):
     assert code == 0 and "6 cells" in out
     assert (folder / "rows.csv").read_bytes().startswith(before) and len(rows(folder)) == 6
     for words, sentence in ((["--n", 3], "settings is {'n': 3}, but the sweep to resume was started with {}"),
-                            (["--seed", 3], "seed is 3, but the sweep to resume was started with 0")):
+                            (["--seed", 3], "seed is 3, but the sweep to resume was started with 0"),
+                            (["--grid", "n=3"], "grid is over beta, n, but the sweep to resume was started over beta")):
         code, _, err = swept(capsys, "toy", "--grid", "beta=1", "--out", folder, "--resume", *words)
         assert code == 2 and sentence in err
+        assert '"n"' not in (folder / "config.json").read_text()
     assert swept(capsys, "toy", "--grid", "beta=1", "--n", 3, "--out", folder, "--overwrite_output_dir")[0] == 0
     assert len(rows(folder)) == 1
 
@@ -137,6 +145,16 @@ def test_a_cell_that_cannot_be_run_is_a_row_with_a_sentence(capsys, tmp_path):
     code, out, _ = swept(capsys, "toy", "--grid", "trouble=no optimum,no claims", "--out", tmp_path / "o")
     assert code == 0 and "2 cells; 1 of them failed, the first: there is no optimum" in out
     assert [row["error"] for row in rows(tmp_path / "o")] == ["there is no optimum", ""]
+    code, out, _ = swept(capsys, "toy", "--grid", "trouble=no optimum", "--out", tmp_path / "none")
+    assert code == 1 and out.endswith("none: config.json, env.json, rows.csv\n")
+
+
+def test_what_is_nan_is_counted_and_left_out_of_medians(capsys, tmp_path, monkeypatch):
+    means = {1.0: [5.0, np.nan, 7.0], 2.0: [np.nan] * 3}
+    monkeypatch.setattr(EXPERIMENTS["toy"], "run", lambda config: {"mean": np.array(means[config.beta])})
+    _, out, _ = swept(capsys, "toy", "--grid", "beta=1,2", "--seeds", 3, "--out", tmp_path / "o")
+    assert [line.split() for line in out.splitlines()[:3]] == [["beta", "mean"], ["1", "6"], ["2", "-"]]
+    assert "\n6 cells\nleft out of medians, as nan: mean in 4\n" in out
 
 
 def test_processes_change_no_digit(capsys, tmp_path):

@@ -2,6 +2,8 @@
 
 import errno
 import json
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +141,15 @@ def test_a_full_disk_is_a_sentence_and_loses_no_row(filled, monkeypatch):
     file.close()
     assert filled.read_bytes().startswith(whole)
     assert {key(0.1), key(0.2), key(0.3)} <= reopened(filled).rows.keys()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_did_not_fit_is_said_once(filled):
+    with closing(RowFile(filled, ["beta"])) as file:
+        file._file.close()
+        file._file = open("/dev/full", "ab")  # noqa: SIM115 (the file of rows closes it)
+        with pytest.raises(ValueError, match="No space left on device"):
+            file.append(row(0.4, kl=1.0))
 
 
 def test_a_folder_in_the_way_is_a_sentence(tmp_path):

@@ -93,6 +93,7 @@ def test_numpy_values_of_a_grid_are_numbers():
     ({"seeds": 1.5}, "seeds is 1.5; expected a whole number, at least 1"),
     ({"backend": "mpi"}, "backend is 'mpi'; expected one of loky, threading, dask, ray"),
     ({"backend": "dask"}, "backend dask needs a scheduler, an address such as tcp://host:8786"),
+    ({"seeds": 10**12}, "grid and seeds make 1,000,000,000,000 cells; expected at most 10,000,000"),
     ({"n_jobs": 0}, "n_jobs is 0; expected a number of processes, or -1 for one a core"),
 ])
 def test_what_makes_no_sense_is_refused_in_a_sentence(words, sentence):
@@ -277,13 +278,15 @@ def test_bands_cover_the_median_as_often_as_they_say(rng):
 
 # ---- experiments as functions
 
-def test_an_experiment_is_a_function_of_its_settings_whose_replicates_are_rows_by_name():
+def test_an_experiment_is_a_function_of_its_settings_whose_replicates_are_rows_by_name(tmp_path):
     measured = Measured("noise", n=50, counts=(50, 100), replicates=2)
     assert measured.vectorized and measured.draws
-    row, other = sweep(measured, {"flip": [0.1]}, seeds=2, vectorized=True)
+    row, other = sweep(measured, {"flip": [0.1]}, seeds=2, vectorized=True, file=tmp_path / "rows.csv")
+    read = np.genfromtxt(tmp_path / "rows.csv", delimiter=",", names=True)  # which knows no quotes
+    assert read["regretDPO"].tolist() == [row["regret.DPO"], other["regret.DPO"]]
     config = EXPERIMENTS["noise"].Config(flip=0.1, n=50, counts=(50, 100), replicates=2, seed=row["seed"])
     result = EXPERIMENTS["noise"].run(config)
-    for i, method in enumerate(result["method"]):
+    for i, method in enumerate(word.replace(",", "") for word in result["method"]):
         np.testing.assert_equal([row[f"regret.{method}"], other[f"regret.{method}"]], result["regret"][:, i])
         np.testing.assert_equal(row[f"curve.1.{method}"], result["curve"][0, 1, i])
     assert row["rdpo_bias"] == other["rdpo_bias"] == result["rdpo_bias"]

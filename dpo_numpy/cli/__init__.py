@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(_underscored(sys.argv[1:] if argv is None else argv))
         code: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed before we began
+            sys.stdout.flush()
         return code
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)

@@ -28,10 +28,12 @@ OURS = ("sweep.png", "rows.csv", "env.json", "config.json")
 EXPECTED = "NAME=A,B,C or NAME=FROM:TO:log:COUNT or NAME=FROM:TO:lin:COUNT"
 PANELS, LINES = 4, 8  # in the picture
 SHOWN = 40  # points, in the terminal
+MOST_VALUES = 1_000_000
 EPILOG = """dpo-numpy sweep NAME --help lists the settings of an experiment: what has no --grid stays as it is given.
 A cell is a point of the grid and a seed. Each has a seed of its own, made from the point's values, so that the
 same numbers come from any number of processes, from a cluster, and from a run that was killed and resumed.
-Writes rows.csv (a row a cell, as it arrives), sweep.png (medians with 95% bootstrap bands), config.json, env.json."""
+Writes rows.csv (a row a cell, as it arrives), sweep.png (medians with 95% bootstrap bands), config.json, env.json.
+What is nan is left out of medians, and counted. The exit code is 1 if no cell could be computed."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.words:
         raise ValueError("expected the name of an experiment (dpo-numpy run lists them)")
     from toy_models.experiments import Measured, Skipped, sweep
+    from toy_models.experiments._sweep import check_sweep
 
     module = experiment(args.words[0])
     name = module.__name__.rpartition(".")[2]
@@ -66,12 +69,14 @@ def run(args: argparse.Namespace) -> int:
     backend = chosen.backend or ("dask" if chosen.scheduler else "loky")
     if chosen.scheduler and backend != "dask":
         raise ValueError(f"scheduler is an address of dask's, and backend is {backend}: expected --backend dask")
+    check_sweep(grid, chosen.seeds, chosen.jobs, backend, chosen.scheduler)  # before the work and the folder
     for values in _points(grid):
-        measured.config(**values)  # before the work, not after
+        measured.config(**values)
+        _enough_seeds(measured, values, chosen.seeds)
     folder = RunFolder(chosen.output_dir, PROGRAM, OURS)
     folder.check(chosen.resume, chosen.overwrite_output_dir)
     config = {"experiment": name, "settings": {key: _plain(value) for key, value in fixed.items()}, "seed": chosen.seed}
-    _same(folder.config() if chosen.resume else None, config)
+    _same(folder.config() if chosen.resume else None, config, [*grid])
     folder.open({**config, "grid": grid, "seeds": chosen.seeds}, environment(), chosen.resume)
     cells = chosen.seeds * math.prod(len(values) for values in grid.values())
     done = 0
@@ -94,8 +99,9 @@ def run(args: argparse.Namespace) -> int:
         shown = _measures(rows, grid, chosen.measure)
         if shown:
             folder.write("sweep.png", lambda file: save_figure(draw(rows, [*grid], shown, name), name, "png", file))
-    tell("\n".join([*_said(rows, grid, shown), f"written to {folder.path}: {', '.join(reversed(OURS))}"]))
-    return 0
+    written = [file for file in reversed(OURS) if (folder.path / file).is_file()]
+    tell("\n".join([*_said(rows, grid, shown), f"written to {folder.path}: {', '.join(written)}"]))
+    return int(all(row["error"] for row in rows))
 
 
 def _parser(kind: Any, module: ModuleType, name: str) -> Any:
@@ -145,6 +151,8 @@ def read_axis(module: ModuleType, text: str) -> tuple[str, list[Any]]:
         raise ValueError(f"grid is {text!r}; expected numbers in {EXPECTED}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high and count >= 2):
         raise ValueError(f"grid is {text!r}; expected FROM below TO and at least 2 values")
+    if count > MOST_VALUES:
+        raise ValueError(f"grid is {text!r}; expected at most {MOST_VALUES:,} values")
     if parts[2] == "log" and not low > 0:
         raise ValueError(f"grid is {text!r}; expected numbers above 0 for log")
     # powers of the nearest digits that are not rounding: 0.1, not 0.10000000000000002
@@ -174,11 +182,24 @@ def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return points
 
 
-def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+def _enough_seeds(measured: Any, values: Mapping[str, Any], seeds: int) -> None:
+    """Where an experiment draws all replicates of a point at once, it may need more than one"""
+    if measured.vectorized:
+        try:
+            measured.config(**values, replicates=seeds)
+        except ValueError as error:
+            raise ValueError(f"seeds is {seeds}, the replicates of a point: {error}") from error
+
+
+def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any], axes: Sequence[str]) -> None:
     for name, value in now.items() if before else ():
         if before is not None and before.get(name) != value:
             raise ValueError(f"{name} is {value}, but the sweep to resume was started with {before.get(name)}: give "
                              "that, or start anew with --overwrite_output_dir")
+    held = before.get("grid") if before else None
+    if isinstance(held, dict) and {*held} != {*axes}:
+        raise ValueError(f"grid is over {', '.join(axes)}, but the sweep to resume was started over {', '.join(held)}: "
+                         "give these, or start anew with --overwrite_output_dir")
 
 
 def _plain(value: Any) -> Any:
@@ -256,11 +277,13 @@ def _said(rows: Sequence[Mapping[str, Any]], grid: Mapping[str, Any], measures: 
     table = [[*grid, *measures]]
     for point in points:
         here = [row for row in rows if tuple(row[name] for name in grid) == point]
-        found = [[row[name] for row in here if name in row] for name in measures]
+        found = [[row[name] for row in here if not math.isnan(row.get(name, math.nan))] for name in measures]
         table.append([*map(_short, point), *(f"{np.median(x):.4g}" if x else "-" for x in found)])
     wide = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["  ".join(f"{text:>{w}}" for text, w in zip(row, wide, strict=True)) for row in table]
+    missing = {name: sum(math.isnan(row.get(name, 0.0)) for row in rows) for name in measures}
+    left_out = ", ".join(f"{name} in {count}" for name, count in missing.items() if count)
     failed = [row for row in rows if row["error"]]
     told = f"; {len(failed)} of them failed, the first: {failed[0]['error']}" if failed else ""
     return [*lines[:SHOWN], *([f"... {len(lines) - SHOWN} more points"] if len(lines) > SHOWN else []), "",
-            f"{len(rows)} cells{told}"]
+            f"{len(rows)} cells{told}", *([f"left out of medians, as nan: {left_out}"] if left_out else [])]

@@ -12,13 +12,16 @@ __all__ = ["progress", "tell", "warnings_as_sentences"]
 
 
 def tell(text: str) -> None:
-    """To standard output, whose reader may have gone: that must not stop a run."""
+    """To standard output, whose reader may have gone: that must not stop a run. `ValueError` where its disk is full."""
     from . import discard_output
 
     try:
         print(text, flush=True)
     except BrokenPipeError:
         discard_output()
+    except OSError as error:
+        discard_output()
+        raise ValueError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def progress(total: int, begun: int, unwanted: bool, unit: str = "step") -> Any:

@@ -245,6 +245,15 @@ def test_labels_that_are_too_few_have_no_number():
     assert np.isfinite(found["cells"][..., 1]).all()  # steps that end have an end
 
 
+def test_what_has_no_number_is_said_in_the_picture(result):
+    alone, effect = result["alone"].copy(), result["effect"].copy()
+    alone[1, 1] = effect[2, 2] = np.nan
+    for panel, said in ((distribution_shift.PANELS[0], " no fit"),
+                        (distribution_shift.PANELS[2], "no fit")):
+        texts = [text.get_text() for text in panel({**result, "alone": alone, "effect": effect}).texts]
+        assert texts.count(said) == 1 and not any("nan" in text for text in texts)
+
+
 def test_pairs_that_float64_cannot_tell_apart_have_no_number():
     found = distribution_shift.run(replace(SMALL, beta=0.02))
     assert np.isnan(found["regret"]) and np.isnan(found["none"]).any() and np.isfinite(found["none"][4])

@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ class RowFile:
                              ) from error
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a row that did not fit on the disk: `append` has said so
+            self._file.close()
 
     # ---- lines
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._rows import RowFile
 
-__all__ = ["Band", "Measured", "bands", "cell_seed", "sweep"]
+__all__ = ["MOST_CELLS", "Band", "Measured", "bands", "cell_seed", "check_sweep", "sweep"]
 
 Array = NDArray[Any]
 Row = dict[str, Any]
@@ -25,6 +25,7 @@ BACKENDS = ("loky", "threading", "dask", "ray")
 OWN = ("replicate", "seed", "error")  # columns beside the grid's and what fn returns
 MOST_COLUMNS = 32
 RAY_BLOCK = 64  # tasks whose rows arrive together
+MOST_CELLS = 10_000_000  # rows are held in memory
 UNREACHED = 10.0  # seconds until a scheduler that does not answer is given up
 
 
@@ -48,8 +49,9 @@ def sweep(fn: Callable[..., Mapping[str, Any]], grid: Mapping[str, Iterable[Any]
 
     A cell whose fn raises `ValueError` or `ArithmeticError` has a row with the sentence in `error`, and no numbers.
 
-    Raises `ValueError` on an empty grid, a name that fn's rows use themselves, values that are no numbers or words, a
-    scheduler that does not answer in 10 s, a backend that is not installed, and a worker that died.
+    Raises `ValueError` on an empty grid, a name that fn's rows use themselves, values that are no numbers or words,
+    more than ten million cells, a scheduler that does not answer in 10 s, a backend that is not installed, and a
+    worker that died.
 
     >>> def noisy(scale, seed):
     ...     return {"x": scale * np.random.default_rng(seed).normal()}
@@ -59,13 +61,9 @@ def sweep(fn: Callable[..., Mapping[str, Any]], grid: Mapping[str, Iterable[Any]
     >>> sweep(noisy, {"scale": [2.0]}, seeds=3) == rows[3:]
     True
     """
-    points = list(_points(grid))
-    if type(seeds) is not int or seeds < 1:
-        raise ValueError(f"seeds is {seeds}; expected a whole number, at least 1")
-    if type(n_jobs) is not int or n_jobs < -1 or n_jobs == 0:
-        raise ValueError(f"n_jobs is {n_jobs}; expected a number of processes, or -1 for one a core")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
+    axes = {name: list(values) for name, values in grid.items()}
+    check_sweep(axes, seeds, n_jobs, backend, scheduler)
+    points = list(_points(axes))
     wanted = [_Cell(point, r, cell_seed(seed, point, None if vectorized else r))
               for point in points for r in range(seeds)]
     with closing(RowFile(file, tuple(grid))) if file is not None else nullcontext() as kept:
@@ -87,6 +85,26 @@ def sweep(fn: Callable[..., Mapping[str, Any]], grid: Mapping[str, Iterable[Any]
             if arrived:
                 arrived(len(found), len(wanted))
     return [found[cell.key] for cell in wanted]
+
+
+def check_sweep(grid: Mapping[str, Sequence[Any]], seeds: int, n_jobs: int, backend: str,
+                scheduler: str | None) -> None:
+    """Raises `ValueError` as `sweep` does of its arguments, and makes nothing"""
+    if type(seeds) is not int or seeds < 1:
+        raise ValueError(f"seeds is {seeds}; expected a whole number, at least 1")
+    if type(n_jobs) is not int or n_jobs < -1 or n_jobs == 0:
+        raise ValueError(f"n_jobs is {n_jobs}; expected a number of processes, or -1 for one a core")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
+    cells = seeds * math.prod(len(values) for values in grid.values())
+    if cells > MOST_CELLS:
+        raise ValueError(f"grid and seeds make {cells:,} cells; expected at most {MOST_CELLS:,}")
+    next(_points(grid))
+    if backend == "dask" and scheduler is None:
+        raise ValueError("backend dask needs a scheduler, an address such as tcp://host:8786")
+    if n_jobs != 1 or backend in ("dask", "ray"):
+        for module in ("joblib", *{"dask": ("distributed",), "ray": ("ray.util.joblib",)}.get(backend, ())):
+            _installed(module, backend)
 
 
 class _Cell(NamedTuple):
@@ -182,8 +200,6 @@ def _cluster(backend: str, scheduler: str | None) -> Iterator[None]:
     if backend != "dask":
         yield
         return
-    if scheduler is None:
-        raise ValueError("backend dask needs a scheduler, an address such as tcp://host:8786")
     distributed = _installed("distributed", backend)
     try:
         client = distributed.Client(scheduler, timeout=UNREACHED)
@@ -211,7 +227,8 @@ class Measured:
     """What an experiment measures, as a function of its settings, for `sweep`: its numbers, and arrays of replicates
 
     Of an array with more axes than that of replicates, each entry is a column, such as `regret.rDPO` where the result
-    has one array of words that fits the axis, else `regret.2`; one of more than 32 entries a replicate is left out.
+    has one array of words that fits the axis, else `regret.2`; without commas, at which readers of CSV that do not know
+    quotes would split. One of more than 32 entries a replicate is left out.
 
     Raises `ValueError` where there is no such experiment, and as its `Config` does.
 
@@ -248,7 +265,7 @@ class Measured:
         for name in self._replicated:
             entries = numbers[name].shape[1:]
             if math.prod(entries) <= MOST_COLUMNS:
-                called = [_words(result, size) for size in entries]
+                called = [[word.replace(",", "") for word in _words(result, size)] for size in entries]
                 found |= {".".join([name, *(words[i] for words, i in zip(called, at, strict=True))]):
                           numbers[name][:, *at] for at in np.ndindex(entries)}
         return found

@@ -369,7 +369,8 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
     ax.barh(y + 0.2, lost[:, 1], 0.38, color=COLORS[1], label=f"shifted pairs, s = {float(result['shift']):g}")
     for k, row in enumerate(lost):
         for value, place in zip(row, (-0.2, 0.2), strict=True):
-            ax.text(value, k + place, f" {value:.2g}" if value > 1e-9 else " 0", va="center", fontsize=8)
+            said = "no fit" if np.isnan(value) else f"{value:.2g}" if value > 1e-9 else "0"
+            ax.text(np.nan_to_num(value), k + place, f" {said}", va="center", fontsize=8)
     ax.set_yticks(y, names)
     ax.invert_yaxis()
     ax.set(xlabel="J* - J, in reward", title="Which channel hurts, and which lets the shift in")
@@ -397,7 +398,8 @@ def _effect(result: dict[str, Array], ax: Any = None) -> Any:
     most = max(float(np.nanmax(abs(effect), initial=0.0)), 1e-12)
     ax.imshow(effect, cmap="PuOr_r", vmin=-most, vmax=most)
     for i, j in product(range(6), repeat=2):
-        ax.text(j, i, f"{effect[i, j]:+.3f}", ha="center", va="center", fontsize=9, weight="bold" if i == j else None,
+        said = "no fit" if np.isnan(effect[i, j]) else f"{effect[i, j]:+.3f}"
+        ax.text(j, i, said, ha="center", va="center", fontsize=9, weight="bold" if i == j else None,
                 color="white" if abs(effect[i, j]) > 0.6 * most else "black")
     ax.set_xticks(range(6), names, rotation=25, ha="right", fontsize=8)
     ax.set_yticks(range(6), names, fontsize=8)
