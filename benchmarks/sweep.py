@@ -47,7 +47,7 @@ def main() -> None:
     found = {"loky, two processes": timed(n_jobs=2)}
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
         found["dask, two workers"] = timed(n_jobs=-1, backend="dask", scheduler=cluster.scheduler_address)
     for name, (start, seconds, rows) in found.items():
         assert rows == expected

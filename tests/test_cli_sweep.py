@@ -83,7 +83,7 @@ GRAMMAR = "expected NAME=A,B,C or NAME=FROM:TO:log:COUNT or NAME=FROM:TO:lin:COU
     (["toy", "--grid", "beta=1", "--backend", "loky", "--scheduler", "tcp://x:1"],
      "scheduler is an address of dask's, and backend is loky: expected --backend dask"),
     (["toy", "--grid", "beta=1", "--measure", "maen"], "no measure is called 'maen'; did you mean mean?"),
-    (["toy", "--grid", "beta=1", "--replicates", "3"], "unrecognized arguments: --replicates 3"),
+    (["toy", "--grid", "beta=1", "--replicates", "3"], "the replicates of a sweep are its seeds: expected --seeds N"),
     (["plain", "--grid", "x=1,2", "--seeds", "3"], "seeds is 3, but plain draws nothing: expected 1"),
     (["toy", "--grid", "beta=1", "--trouble", "no data"], "toy is skipped: DPO_NUMPY_DATA names no folder"),
 ])

@@ -210,7 +210,7 @@ def slow(n, seed):
 def test_a_cluster_gives_the_same_rows_even_if_one_of_its_workers_is_killed(tmp_path):
     distributed = pytest.importorskip("distributed")
     grid, path = {"n": range(12)}, tmp_path / "rows.csv"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0",
                                   silence_logs=50) as cluster:
         with distributed.Client(cluster) as client:
             victim = next(iter(client.run(os.getpid).values()))
@@ -240,7 +240,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up(monkeypatch):
 
 def test_a_cluster_without_workers_is_a_sentence():
     distributed = pytest.importorskip("distributed")
-    with (distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+    with (distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
           pytest.raises(ValueError, match="has no workers: start some, as in dask worker")):
         sweep(drawn, GRID, backend="dask", scheduler=cluster.scheduler_address)
 

@@ -124,8 +124,16 @@ def _parser(kind: Any, module: ModuleType, name: str) -> Any:
     parser.add_argument("--overwrite_output_dir", action="store_true",
                         help="remove what an earlier sweep wrote there, and nothing else")
     parser.add_argument("--no_progress", action="store_true", help="no progress bar")
-    add_fields(parser, module, skip=("seed", "replicates") if getattr(module, "REPLICATED", ()) else ("seed",))
+    replicated = bool(getattr(module, "REPLICATED", ()))
+    add_fields(parser, module, skip=("seed", "replicates") if replicated else ("seed",))
+    if replicated:
+        parser.add_argument("--replicates", action=_Seeds, help=argparse.SUPPRESS)
     return parser
+
+
+class _Seeds(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        raise ValueError("the replicates of a sweep are its seeds: expected --seeds N in place of --replicates")
 
 
 def read_axis(module: ModuleType, text: str) -> tuple[str, list[Any]]:
