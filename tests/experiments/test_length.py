@@ -67,7 +67,7 @@ def test_there_is_a_way_to_break_every_claim(result):
 
 # ---- length alone
 
-def test_the_numbers_of_the_catalogue(result):
+def test_the_numbers_of_the_golden_rows(result):
     assert result["beta_c_token"] == pytest.approx(2.2800645465, abs=5e-11)
     assert result["mean_length_ref"] == pytest.approx(2.3, abs=1e-12)
 

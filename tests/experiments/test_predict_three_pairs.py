@@ -146,7 +146,7 @@ def near_theirs(share, theirs):
     assert (abs(share.mean(axis=0) - theirs) < 3 * error).all()
 
 
-def test_signs_agree_as_often_as_in_the_catalogue(result):
+def test_signs_agree_as_often_as_in_three_hundred_other_problems(result):
     near_theirs(result["chosen"], [0.999, 0.991, 0.934, 0.796])
     near_theirs(result["rejected"], [0.999, 0.989, 0.943, 0.923])
     near_theirs(result["rises"][:, :1], [0.898])
