@@ -321,7 +321,7 @@ def specified(votes: dict[str, Any]) -> str:
     for a, answers in enumerate(("every answer", "none empty")):
         for s, strengths in enumerate(("no strengths", "strengths")):
             gamma, error = votes["effect"][0, a, s], votes["error"][:, 0, a, s]
-            lines.append(f"| {answers}, {strengths} | {human_votes.PUBLISHED[a, s]:.2f} | "
+            lines.append(f"| {answers}, {strengths} | {human_votes.STATED[a, s]:.2f} | "
                          f"{interval(gamma, Z * error[1])} | {' | '.join(f'{x:.3f}' for x in error)} |\n")
     return "".join(lines)
 
