@@ -234,10 +234,10 @@ class Trained(NamedTuple):
 
 
 def save_trained(file: IO[bytes], model: Model, params: Params, critic: Params) -> None:
-    arrays = {f"policy/{name}": value for name, value in params.items()}
+    arrays: dict[str, Any] = {f"policy/{name}": value for name, value in params.items()}
     arrays |= {f"reference/{name}": value for name, value in model.reference.items()}
     arrays |= {f"critic/{name}": value for name, value in critic.items()}
-    np.savez(file, allow_pickle=False, meta=np.array(json.dumps(model.meta)), **arrays, **model.arrays)
+    np.savez(file, **arrays | {"meta": np.array(json.dumps(model.meta)), **model.arrays})
 
 
 def load_trained(path: str | Path) -> Trained:

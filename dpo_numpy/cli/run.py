@@ -89,7 +89,7 @@ def save(folder: RunFolder, outcome: Outcome) -> None:
     folder.open({"experiment": outcome.name, **told["config"]}, environment(), resume=False)
     with closing(folder):
         arrays: dict[str, Any] = dict(outcome.result)
-        folder.write("result.npz", lambda file: np.savez(file, allow_pickle=False, **arrays))
+        folder.write("result.npz", lambda file: np.savez(file, **arrays))
         folder.write("result.csv", lambda file: file.write(tidy(outcome.result).encode()))
         with np.errstate(all="ignore"):
             figure = draw(outcome)

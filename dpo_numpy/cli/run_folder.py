@@ -126,7 +126,8 @@ class RunFolder:
     def save(self, arrays: Mapping[str, Array], progress: Mapping[str, Any], log: Log) -> None:
         """A checkpoint: arrays, and `progress` with the log's length, which is on the disk before it is vouched for."""
         told = np.array(json.dumps({**progress, "log_bytes": log.sync()}))
-        self.write(CHECKPOINT, lambda file: np.savez(file, allow_pickle=False, progress=told, **arrays))
+        held: dict[str, Any] = {**arrays, "progress": told}
+        self.write(CHECKPOINT, lambda file: np.savez(file, **held))
 
     def checkpoint(self) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """(arrays, progress) as `save` was given them, or None."""
