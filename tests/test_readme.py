@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import dpo_numpy as dn
+from dpo_numpy import cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -27,6 +28,17 @@ def test_it_names_every_loss():
 def test_it_names_every_surrogate():
     section = README[README.index("`dn.SURROGATES` holds") : README.index("documented alike")]
     assert re.findall(r"`(\w+)`", section) == [*dn.SURROGATES]
+
+
+def test_its_experiment_runs_and_its_sweep_sweeps(tmp_path, sketched, capsys):
+    """But for seeds and processes, as they are written"""
+    for word, instead in (("run", {}), ("sweep", {"--seeds": "2", "--jobs": "1"})):
+        line = re.search(rf"^dpo-numpy {word} \w+ --[^#\n]*", README, re.MULTILINE)
+        words = line[0].split()[1:]
+        for flag, value in {**instead, "--output_dir": str(tmp_path / word)}.items():
+            words[words.index(flag) + 1] = value
+        assert cli.main(words) == 0, capsys.readouterr()
+        assert (tmp_path / word / ("figure.svg" if word == "run" else "rows.csv")).stat().st_size > 0
 
 
 def test_its_links_lead_somewhere():
