@@ -34,7 +34,6 @@ def execute(source):
     """The notebook of a source, with its outputs; executed in an empty folder, without data from elsewhere"""
     import nbformat
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KIND, "language_info": {"name": "python"}})
     for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8")), 1):
@@ -43,7 +42,7 @@ def execute(source):
     with tempfile.TemporaryDirectory() as empty:
         client = NotebookClient(
             notebook, timeout=300, kernel_name="python3", record_timing=False, coalesce_streams=True,
-            resources={"metadata": {"path": empty}}, config=Config({"KernelManager": {"transport": "ipc"}}))
+            extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": empty}})
         client.execute(env=environment())
     notebook.metadata = {"kernelspec": KIND, "language_info": {"name": "python"}}
     return nbformat.writes(notebook) + "\n"
