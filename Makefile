@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow lint pages mutate peers zoo wheel clean always
+.PHONY: help demo test slow browser lint pages mutate peers zoo wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -27,6 +27,9 @@ test: $(VENV)/with-test  ## run the test suite, but for the slow tests
 
 slow: $(VENV)/with-test  ## run the slow tests
 	$(VENV)/bin/pytest -n 2 --dist worksteal -m slow
+
+browser: $(VENV)/with-browser  ## run the tests of pages in a browser: Chromium, as apt-get install chromium brings it
+	$(VENV)/bin/pytest -m browser tests/browser
 
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
