@@ -17,9 +17,9 @@ WRAPPED = 88  # a line that ends although the next word would have fit in here w
 def to_rst(docstring: str) -> list[str]:
     """Lines of reStructuredText; nothing in the docstring is taken for markup but `names` in backticks.
 
-    >>> to_rst("L = a*b,   a = 1\\n\\nWords on `x`_i\\nand more words, enough of them for a line of a page, so they go on.")
+    >>> to_rst("L = a*b,   a = 1\\n\\nWords, `x`_i too.")
     ['.. code-block:: text', '   :class: formula', '', '   L = a*b,   a = 1', '', \
-'\\\\Words on \\\\ ``x``\\\\ \\\\_i and more words, enough of them for a line of a page, so they go on.', '']
+'\\\\Words, \\\\ ``x``\\\\ \\\\_i too.', '']
     """
     lines: list[str] = []
     for block in blocks(docstring):
@@ -28,12 +28,12 @@ def to_rst(docstring: str) -> list[str]:
         elif bulleted(block):
             lines += [f"- {inline(item[2:])}" for item in items(block)] + [""]
         elif pairs := defined(block):
-            lines += ["", ".. list-table::", "   :class: defined", ""]
+            lines += ["", ".. list-table::", "   :class: defined", "   :widths: auto", ""]
             for term, words in pairs:
                 lines += [f"   * - ``{term}``", f"     - {inline(words)}"]
             lines += [""]
         elif in_columns(block):
-            kind = "columns" if any(line.startswith(" ") for line in block) else "formula"
+            kind = "columns" if len(dedented(block)) > 1 and any(line.startswith(" ") for line in block) else "formula"
             lines += ["", ".. code-block:: text", f"   :class: {kind}", ""]
             lines += [*(f"   {line}".rstrip() for line in dedented(block)), ""]
         else:
@@ -109,5 +109,6 @@ def in_columns(block: list[str]) -> bool:
 def inline(text: str) -> str:
     """Prose: `x` is code, everything else is meant as it stands."""
     parts = re.split(r"(`[^`]+`)", text)
-    said = "".join(rf"\ `{part}`\ " if k % 2 else re.sub(r"([\\*_|`<>:])", r"\\\1", part) for k, part in enumerate(parts))
+    said = "".join(rf"\ `{part}`\ " if k % 2 else re.sub(r"([\\*_|`<>:])", r"\\\1", part)
+                   for k, part in enumerate(parts))
     return said if said.startswith("\\") else "\\" + said  # so that no first letter begins a list

@@ -3,8 +3,8 @@
     python docs/website.py build/docs
 
 What is committed are Markdown and notebooks that read well where they are; docs/index.md lists them, section by section.
-Added here: the pages of the API and of each loss, made from the docstrings, and MathJax, taken from a package, so that
-the site opens offline. The layout keeps the repository's folders, so links stay as they are.
+Added here: the pages of the API and of each loss, made from the docstrings, and MathJax, out of a package, so that the
+site opens offline. The layout keeps the repository's folders, so links stay as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from posixpath import join, normpath
 from types import ModuleType
@@ -84,14 +85,19 @@ def _home_of_data(module: str, name: str) -> str:
 
 
 def said_of_data(module: str, name: str) -> str:
-    """What the docstring of the module, or of its package, says of a constant in a table: `NAME   words`"""
-    for home in (module, module.rpartition(".")[0]):
+    """What is said of a constant: in a table `NAME   words` of its module or package, or in a comment `#:` above it"""
+    package = module.rpartition(".")[0]
+    for home in filter(None, (module, package)):
         found = re.search(rf"^( *{name} +)(\S.*(?:\n +\S.*)*)", import_module(home).__doc__ or "", re.MULTILINE)
         if found:
             first, *more = found[2].splitlines()
-            indent = re.compile(f" {{{len(found[1])}}}(?=\\S)")
-            rest = [line for line in more if indent.match(line)]
-            return " ".join([first, *(line.strip() for line in rest[:len(more)])])
+            indent = re.compile(f" {{{len(found[1])}}}\\S")
+            return " ".join([first, *(line.strip() for line in takewhile(indent.match, more))])
+    path = Path(import_module(module).__file__ or "")
+    for each in (path, *sorted(path.parent.glob("_[a-z]*.py"))):
+        above = re.search(rf"((?:^#: .*\n)+)(?:\w+, )*{name}\b", each.read_text("utf-8"), re.MULTILINE)
+        if above:
+            return above[1].replace("#: ", "").strip()
     return ""
 
 
@@ -116,7 +122,7 @@ def api_page(module: str) -> str:
             lines += [f"- :py:obj:`{found.name} <{found.home}.{found.name}>`, of :doc:`{found.home}`", ""]
         else:
             lines += [f".. auto{found.kind}:: {module}.{found.name}"]
-            lines += {"class": ["   :members:"], "data": ["   :no-value:"]}.get(found.kind, []) + [""]
+            lines += [*{"class": ["   :members:"], "data": ["   :no-value:"]}.get(found.kind, []), ""]
     if inside := submodules(module):
         lines += [".. toctree::", "   :hidden:", "", *(f"   {each.rpartition('.')[2]} <{each}>" for each in inside)]
     return "\n".join(lines) + "\n"
@@ -145,6 +151,7 @@ def markdown(text: str) -> str:
 def loss_page(name: str) -> str:
     """What `dpo-numpy show NAME` says"""
     from docstrings import inline
+
     from dpo_numpy.cli import show
     from dpo_numpy.cli.losses import FACTORIES, LOSSES, entry
 
@@ -164,13 +171,14 @@ def loss_page(name: str) -> str:
 def loss_table() -> str:
     """For docs/losses.md: section by section a table, one row a loss"""
     from docstrings import inline
+
     from dpo_numpy.cli.losses import LOSSES, entries
 
     found, lines = entries(), []
     for section in dict.fromkeys(each.section for each in found):
         drawn = not section.startswith("policy gradients")
         lines += ["", f"## {section[0].upper()}{section[1:]}", "", "```{eval-rst}", ".. list-table::",
-                  "   :class: losses", "   :header-rows: 1", "",
+                  "   :class: losses", "   :header-rows: 1", "   :widths: auto", "",
                   "   * - Loss", "     - Formula, what it is, where it comes from"]
         lines += ["     - Value and slope"] * drawn
         for each in (each for each in found if each.section == section):
@@ -228,7 +236,7 @@ class Section(NamedTuple):
     pages: dict[str, str]  # words of the link -> page, from the root, with suffix
 
 
-LINK = re.compile(r"!?\[((?:[^\[\]]|\[[^\[\]]*\]\([^()]*\)|\[[^\[\]]*\])*)\]\(<?([^()<>\s]+)>?\)")
+LINK = re.compile(r"!?\[((?:[^\[\]]|\[[^\[\]]*\])*+)\]\(<?([^()<>\s]+)>?\)")
 
 
 def links(text: str) -> list[tuple[str, str]]:
@@ -272,6 +280,12 @@ def notebooks() -> list[Path]:
     return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
+def unwritten(name: str, target: str) -> bool:
+    """A lesson that is linked to, but not there yet"""
+    lesson = re.search(r"\b\d\d_\w+\.ipynb(#|$)", target)
+    return bool(lesson) and not (ROOT / from_root(str(Path(name).parent), target)).is_file()
+
+
 # ---- the site
 
 def toctree(pages: Iterable[str] | Mapping[str, str], caption: str = "", hidden: bool = True) -> str:
@@ -292,6 +306,9 @@ def lay_out(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
         for _, link in links(text):
+            if unwritten(name, link):
+                read = target.read_text("utf-8")
+                target.write_text(re.sub(rf"\[([^\[\]]*)\]\({re.escape(link)}\)", r"\1", read), "utf-8")
             shipped = from_root(str(Path(name).parent), link)
             if not is_page(link) and not re.match(r"[a-z]+:|#", link) and (ROOT / shipped).is_file():
                 (folder / shipped).parent.mkdir(parents=True, exist_ok=True)
