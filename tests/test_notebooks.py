@@ -67,7 +67,7 @@ def test_outputs_are_text_and_pictures(name):
     """No error, no warning, no value that happened to stand last in a cell"""
     for cell in code(committed(name)):
         for out in cell["outputs"]:
-            assert out["output_type"] == "stream" and out["name"] == "stdout" or "image/png" in out["data"], out
+            assert (out["output_type"] == "stream" and out["name"] == "stdout") or "image/png" in out["data"], out
         assert all(len(line) <= 110 for line in printed(cell).splitlines()), cell["source"]
 
 
