@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from dpo_numpy.data import load
+from dpo_numpy.figures import styled
 from toy_models.experiments import human_votes, longer_wins
 from toy_models.experiments._figure import CHOSEN, REFERENCE, REJECTED, axes
 from toy_models.experiments._real import files, llmfao
@@ -403,10 +404,11 @@ def by_times(result: dict[str, Any], ax: Any = None) -> Any:
     return ax
 
 
+@styled
 def figure(votes: dict[str, Any], longer: dict[str, Any]) -> Any:
     import matplotlib.pyplot as plt
 
-    made, ((a, b), (c, d)) = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    made, ((a, b), (c, d)) = plt.subplots(2, 2, figsize=(12, 8))
     by_times(longer, a)
     longer_wins.plot(longer, b)
     human_votes.plot(votes, c)
