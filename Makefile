@@ -38,6 +38,7 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python docs/roads.py
 	$(VENV)/bin/python docs/bug_by_variant.py
+	$(VENV)/bin/python docs/faq.py
 	test -z "$$DPO_NUMPY_DATA" || { $(VENV)/bin/python docs/real_preferences.py && $(VENV)/bin/python docs/myths.py; }
 	$(VENV)/bin/python tests/accuracy.py
 	$(VENV)/bin/python tests/exact.py
