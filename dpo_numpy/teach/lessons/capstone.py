@@ -93,8 +93,8 @@ EXERCISES = (
     Exercise(
         "capstone_first_order",
         "Write change(scores, weights, beta, lr): scores (B, 2, n) of chosen and rejected, weights (B,) of the pairs in "
-        "the loss, and the policy is the reference. Return the first-order change of all log-probs in one step, (B, 2).",
-        "The step is -lr times the gradient, Σ_b weight_b · (-β σ(-margin_b)) (score_w - score_l). What is every margin?",
+        "the loss, and the policy is the reference. Return the first-order change of all log-probs, (B, 2).",
+        "The gradient is Σ_b weight_b · (-β σ(-margin_b)) (score_w - score_l). What is every margin?",
         _first_order, first_order,
         {"σ(-margin) is missing: all margins are 0 here, so every pair pulls with weight 1/2":
             lambda scores, weights, beta, lr: 2 * first_order(scores, weights, beta, lr),
