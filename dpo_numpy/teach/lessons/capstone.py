@@ -92,7 +92,7 @@ EXERCISES = (
     ),
     Exercise(
         "capstone_first_order",
-        "Write change(scores, weights, beta, lr): scores (B, 2, n) of chosen and rejected, weights (B,) of the pairs in "
+        "Write change(scores, weights, beta, lr): scores (B, 2, n) of chosen and rejected, weights (B,) of pairs in "
         "the loss, and the policy is the reference. Return the first-order change of all log-probs, (B, 2).",
         "The gradient is Σ_b weight_b · (-β σ(-margin_b)) (score_w - score_l). What is every margin?",
         _first_order, first_order,
