@@ -39,6 +39,7 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
 	$(VENV)/bin/python docs/optima.py
+	$(VENV)/bin/python docs/picture.py
 	$(VENV)/bin/python docs/roads.py
 	$(VENV)/bin/python docs/bug_by_variant.py
 	$(VENV)/bin/python docs/faq.py
