@@ -2,7 +2,7 @@
 
     python docs/website.py build/docs
 
-What is committed are Markdown and notebooks that read well where they are; docs/index.md lists them, section by section.
+Markdown and notebooks are committed and read well where they are; docs/index.md lists them, section by section.
 Added here: the pages of the API and of each loss, made from the docstrings, and MathJax, out of a package, so that the
 site opens offline. The layout keeps the repository's folders, so links stay as they are.
 """
@@ -268,7 +268,7 @@ def from_root(folder: str, target: str) -> str:
 
 def texts() -> Iterator[tuple[str, str]]:
     """Path from the root and Markdown, of every page and every notebook"""
-    for path in [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]:
+    for path in [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "notebooks").glob("*.md"))]:
         yield path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
     for path in notebooks():
         cells = json.loads(path.read_text("utf-8"))["cells"]
@@ -328,7 +328,7 @@ def lay_out(folder: Path) -> None:
     for section in sections(index):
         more = {"The command": "docs/command.md"} if section.title == "Reference" else {}
         append(docs / "index.md", toctree(section.pages | more, section.title))
-    append(docs / "lessons.md", toctree((path.relative_to(ROOT).as_posix() for path in notebooks()), hidden=False))
+    append(folder / "notebooks/README.md", toctree(path.relative_to(ROOT).as_posix() for path in notebooks()))
     append(docs / "losses.md", loss_table() + toctree(f"docs/losses/{name}" for name in all_losses()))
     append(docs / "api.md", api_list() + toctree(f"docs/api/{package}" for package in PACKAGES))
     libraries = sorted(path.relative_to(folder).as_posix() for path in (docs / "libraries").glob("[a-z]*.md"))
