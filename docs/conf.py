@@ -6,6 +6,7 @@ import inspect
 import posixpath
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from docstrings import to_rst  # noqa: E402
-from website import MATHJAX, public_modules, said_of_data  # noqa: E402
+from website import MATHJAX, PACKAGES, public_modules, said_of_data  # noqa: E402
 
 import dpo_numpy  # noqa: E402
 
@@ -58,6 +59,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # it would fetch the pages found, which browsers refuse from file://
 pygments_style, pygments_dark_style = "tango", "monokai"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
@@ -99,9 +101,16 @@ def to_source(app: Any, doctree: Any, name: str) -> None:
             node.replace_self(link)
 
 
+def stay(app: Any, module: str, attribute: str) -> str | None:
+    """The source of a constant is where it is, not where its type is."""
+    found = getattr(import_module(module), attribute.partition(".")[0], None)
+    return None if str(getattr(found, "__module__", "")).startswith(PACKAGES) else module
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", as_written)
     app.connect("autodoc-skip-member", skipped)
     app.connect("source-read", as_doctest)
+    app.connect("viewcode-follow-imported", stay)
     app.connect("doctree-resolved", to_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -105,7 +105,7 @@ def said_of_data(module: str, name: str) -> str:
 
 def first_sentence(module: str) -> str:
     text = " ".join((import_module(module).__doc__ or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z)\d`])[.:](?: |$)", text)[0]
+    return re.split(r"(?<=[^A-Z])\. |:$|\.$", text)[0]
 
 
 def title(text: str, line: str = "=") -> list[str]:
