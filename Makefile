@@ -38,6 +38,7 @@ lint: $(VENV)/with-dev  ## ruff and mypy
 pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md and most of docs (DPO_NUMPY_DATA: MYTHS.md too)
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
+	$(VENV)/bin/python -m dpo_numpy.playground.build
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python docs/roads.py
 	$(VENV)/bin/python docs/bug_by_variant.py

@@ -44,6 +44,10 @@ function label(control) {
 const asking = {};
 let engine = askServer;
 
+const ALONE = "This copy of the page has no Python behind it, so its numbers stay as they were built. To make it live, " +
+  "run dpo-numpy play, or add ?pyodide= and the address of a Pyodide folder to this page's address.";
+const GONE = "Nobody answers: the numbers stay as they are. To go on, run dpo-numpy play again and reload this page.";
+
 async function askServer(question) {
   let response;
   try {
@@ -51,12 +55,9 @@ async function askServer(question) {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
     });
   } catch {
-    throw new Away("Nobody answers: the numbers stay as they are. To go on, start dpo-numpy play again and reload this page.");
+    throw new Away(location.protocol === "file:" ? ALONE : GONE);
   }
-  if (!(response.headers.get("Content-Type") ?? "").startsWith("application/json")) {
-    throw new Away("This copy of the page has no Python behind it, so its numbers stay as they were built. " +
-      "To make it live, run dpo-numpy play, or add ?pyodide= and the address of a Pyodide folder to this page's address.");
-  }
+  if (!(response.headers.get("Content-Type") ?? "").startsWith("application/json")) throw new Away(ALONE);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
   return answer;
@@ -298,8 +299,8 @@ async function startPyodide(address) {
   python.unpackArchive(await (await fetch("python.zip")).arrayBuffer(), "zip");
   const answer = python.runPython(`
 import json
+from dpo_numpy.playground.view import show
 def answer(text):
-    from dpo_numpy.playground.view import show
     try:
         return json.dumps(show(json.loads(text)))
     except ValueError as error:
@@ -318,6 +319,9 @@ if (named) {
   engine = async (question) => (await starting)(question);
   starting.then(
     () => { notice(""); document.documentElement.dataset.engine = "pyodide"; },
-    (error) => { engine = askServer; notice(`Python did not start in this browser (${error.message}).`); },
+    (error) => {
+      engine = askServer;
+      notice(`Python did not start in this browser: ${error.message.trim().split("\n").pop()}`);
+    },
   );
 }
