@@ -41,6 +41,7 @@ notebooks: $(VENV)/with-notebooks  ## execute notebooks/*.py and write them with
 pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md and most of docs (DPO_NUMPY_DATA: MYTHS.md too)
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
+	$(VENV)/bin/python -m dpo_numpy.playground.build
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python docs/picture.py
 	$(VENV)/bin/python docs/roads.py

@@ -31,6 +31,7 @@ ROOT = DOCS.parent
 PACKAGES = ("dpo_numpy", "toy_models", "analytic")
 COMMAND = ("dpo_numpy.cli", "dpo_numpy.__main__")  # not to be imported; `--help` speaks for them
 MATHJAX = "tex-svg-full.js"
+PLAY = "`dpo-numpy play`"  # in docs/index.md, where only the site has a page to link to
 
 sys.path.insert(0, str(ROOT))
 
@@ -325,6 +326,7 @@ def lay_out(folder: Path) -> None:
     (docs / "command.md").write_text(command_page(), "utf-8")
 
     index = (docs / "index.md").read_text("utf-8")
+    (docs / "index.md").write_text(index.replace(PLAY, f'<a href="../play/index.html">{PLAY}</a>'), "utf-8")
     for section in sections(index):
         more = {"The command": "docs/command.md"} if section.title == "Reference" else {}
         append(docs / "index.md", toctree(section.pages | more, section.title))
@@ -355,6 +357,8 @@ REDIRECT = """<!DOCTYPE html>
 def build(output: Path, layout: Path) -> int:
     from importlib.resources import files
 
+    from dpo_numpy.playground.build import export
+
     lay_out(layout)
     shutil.rmtree(output, ignore_errors=True)
     options = ["-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS), "-d", str(layout.with_name("doctrees"))]
@@ -363,6 +367,7 @@ def build(output: Path, layout: Path) -> int:
     (output / "_static/mathjax").mkdir()
     for path in (package / "es5" / MATHJAX, package / "LICENSE"):
         (output / "_static/mathjax" / path.name).write_bytes(path.read_bytes())
+    export(output / "play")
     (output / "index.html").write_text(REDIRECT, "utf-8")
     return code
 
