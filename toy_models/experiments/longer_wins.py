@@ -383,7 +383,7 @@ def _files(result: dict[str, Array], ax: Any = None) -> Any:
                                        "score_error"), ("bytes, split at random", "mixed", "mixed_error"))]
     shown = [row for row in shown if np.isfinite(row[1])]
     y = np.arange(len(shown))[::-1]
-    ax.errorbar([row[1] for row in shown], y, xerr=[Z * row[2] for row in shown], fmt="o", color=COLORS[0], elinewidth=2)
+    ax.errorbar([row[1] for row in shown], y, xerr=[Z * row[2] for row in shown], fmt="o", color="black", elinewidth=2)
     ax.axvline(0.5, color=REFERENCE, lw=0.8, ls=":")
     ax.set(yticks=y, yticklabels=[row[0] for row in shown], ylim=(-0.6, len(shown) - 0.4), xlabel="share of pairs",
            title="Right how often (95%)")
