@@ -83,6 +83,7 @@ OF_PAIR: dict[str, Number | Numbers | Word] = {
     "loss": Word(tuple(CHOICES)), "beta": BETA, "chosen": LOGP, "rejected": LOGP, "ref_chosen": LOGP,
     "ref_rejected": LOGP, "length_chosen": LENGTH, "length_rejected": LENGTH,
 }
+#: of each panel its parameters, and what they may be
 LIMITS: dict[str, dict[str, Number | Numbers | Word]] = {
     "derivation": {"beta": BETA, "reward": Numbers(3, Number(-3, 3)), "ref": Numbers(3, Number(0.01, 0.98), 1.0)},
     "pair": {**OF_PAIR},
@@ -93,6 +94,7 @@ PAIR: dict[str, Any] = {
     "loss": "dpo", "beta": 0.1, "chosen": -2.1, "rejected": -4.5, "ref_chosen": -3.0, "ref_rejected": -3.2,
     "length_chosen": 4, "length_rejected": 8,
 }
+#: of each panel what it shows before anything is touched
 DEFAULTS: dict[str, dict[str, Any]] = {
     "derivation": {"panel": "derivation", "beta": 0.5, "reward": [1.0, 0.5, -1.0], "ref": [0.2, 0.5, 0.3]},
     "pair": {"panel": "pair", **PAIR},
@@ -310,6 +312,7 @@ def _run(loss: str, beta: float, lr: float, steps: int) -> dict[str, Any]:
     }
 
 
+#: name -> parameters -> numbers
 PANELS: dict[str, Callable[..., dict[str, Any]]] = {
     "derivation": _derivation, "pair": _pair, "curves": _curves, "run": _run,
 }

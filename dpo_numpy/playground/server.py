@@ -335,6 +335,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """Where a browser finds the page"""
         return f"http://{HOST}:{self.port}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -33,6 +33,7 @@ PAIRS = (
     ("can I return it", "yes it is free", "yes it is here"),
 )
 END = "·"  # ends a response and begins it; token 0
+#: the vocabulary, by token
 WORDS = (END, *sorted({word for _, *answers in PAIRS for answer in answers for word in answer.split()}))
 SFT_STEPS, SFT_LR = 5, 0.5
 
@@ -51,9 +52,11 @@ class Bigram:
         self.vocab, self.eos = vocab, eos
 
     def init(self, rng: np.random.Generator) -> Params:
+        """Parameters to start from"""
         return {"W": rng.normal(size=(self.vocab, self.vocab))}
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """Logits (..., N, T, V) of tokens (N, T), those at t for the token at t + 1; and dlogits -> dparams"""
         W = params["W"]
 
         def pullback(dlogits: Array) -> Params:
