@@ -53,9 +53,8 @@ def dead(pages: dict[Path, Page]) -> Iterator[str]:
                     yield f"{path}: {tag} from {target}"
                 continue
             found = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not found.is_file():
-                yield f"{path}: {target}"
-            elif parts.fragment and found in pages and unquote(parts.fragment) not in pages[found].anchors:
+            anchors = pages[found].anchors if found in pages else {unquote(parts.fragment)}
+            if not found.is_file() or (parts.fragment and unquote(parts.fragment) not in anchors):
                 yield f"{path}: {target}"
 
 
@@ -84,7 +83,7 @@ def shown() -> list[str]:
     lessons = sorted(path.relative_to(SITE).as_posix() for path in (SITE / "notebooks").glob("[0-9]*.html"))
     return ["index.html", "docs/index.html", "docs/losses.html", "docs/losses/simpo.html", "docs/api.html",
             "docs/api/dpo_numpy.losses.html", "docs/api/toy_models.experiments.length.html", "docs/exact.html",
-            "docs/command.html", "CONVENTIONS.html", "_modules/dpo_numpy/minimal.html", "search.html", *lessons]
+            "docs/command.html", "play/index.html", "CONVENTIONS.html", "_modules/dpo_numpy/minimal.html", "search.html", *lessons]
 
 
 WIDE, PHONE = {"width": 1200, "height": 1400}, {"width": 390, "height": 844}
