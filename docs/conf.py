@@ -24,7 +24,8 @@ version = release = dpo_numpy.__version__
 root_doc = "docs/index"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
 highlight_language = "text"
-suppress_warnings = ["myst.mathjax"]
+# Two classes may have one name, and annotations have no more than that.
+suppress_warnings = ["myst.mathjax", "ref.python"]
 
 # Python: signatures as they are written; what is not ours cannot be linked to, offline.
 autodoc_member_order = "bysource"
@@ -34,12 +35,7 @@ autodoc_use_type_comments = False
 add_module_names = False
 maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
-nitpick_ignore_regex = [("py:.*", r"(?!(dpo_numpy|toy_models|analytic)\b).*"), ("py:class", r".*\.[A-Z]")]
-# Types of ours that are not public, and so have no page; variables of types, above, have one letter.
-nitpick_ignore = [("py:class", name) for name in (
-    "analytic.temperature.Mixture", "dpo_numpy.conformance.seams.Verdicts", "dpo_numpy.losses.Term",
-    "dpo_numpy.preferences.Built",
-)]
+nitpick_ignore_regex = [("py:.*", r"(?!(dpo_numpy|toy_models|analytic)\b).*")]
 viewcode_line_numbers = True
 
 # Notebooks come with their outputs.
@@ -107,10 +103,18 @@ def stay(app: Any, module: str, attribute: str) -> str | None:
     return None if str(getattr(found, "__module__", "")).startswith(PACKAGES) else module
 
 
+def private(app: Any, env: Any, node: Any, shown: Any) -> Any:
+    """A type of ours that is there, but not public, is named without a link; one that is not there is a warning."""
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    ours = node.get("refdomain") == "py" and module.startswith(PACKAGES)
+    return shown if ours and hasattr(import_module(module), name) else None
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", as_written)
     app.connect("autodoc-skip-member", skipped)
     app.connect("source-read", as_doctest)
+    app.connect("missing-reference", private)
     app.connect("viewcode-follow-imported", stay)
     app.connect("doctree-resolved", to_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -361,7 +361,7 @@ def build(output: Path, layout: Path) -> int:
 
     lay_out(layout)
     shutil.rmtree(output, ignore_errors=True)
-    options = ["-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS), "-d", str(layout.with_name("doctrees"))]
+    options = ["-j", "2", "-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS), "-d", str(layout.with_name("doctrees"))]
     code = subprocess.call([sys.executable, "-m", "sphinx", *options, str(layout), str(output)])
     package = files("mathjax").joinpath("static", "mathjax")  # Apache-2.0
     (output / "_static/mathjax").mkdir()

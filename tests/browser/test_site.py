@@ -83,7 +83,8 @@ def shown() -> list[str]:
     lessons = sorted(path.relative_to(SITE).as_posix() for path in (SITE / "notebooks").glob("[0-9]*.html"))
     return ["index.html", "docs/index.html", "docs/losses.html", "docs/losses/simpo.html", "docs/api.html",
             "docs/api/dpo_numpy.losses.html", "docs/api/toy_models.experiments.length.html", "docs/exact.html",
-            "docs/command.html", "play/index.html", "CONVENTIONS.html", "_modules/dpo_numpy/minimal.html", "search.html", *lessons]
+            "docs/command.html", "CONVENTIONS.html", "_modules/dpo_numpy/minimal.html", "search.html",
+            "play/index.html", *lessons]
 
 
 WIDE, PHONE = {"width": 1200, "height": 1400}, {"width": 390, "height": 844}
