@@ -360,8 +360,11 @@ def build(output: Path, layout: Path) -> int:
     from dpo_numpy.playground.build import export
 
     lay_out(layout)
-    shutil.rmtree(output, ignore_errors=True)
-    options = ["-j", "2", "-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS), "-d", str(layout.with_name("doctrees"))]
+    doctrees = layout.with_name("doctrees")
+    for made in (output, doctrees):  # what was read before is of no use: every page was written anew
+        shutil.rmtree(made, ignore_errors=True)
+    options = ["-j", "2", "-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS),
+               "-d", str(doctrees)]
     code = subprocess.call([sys.executable, "-m", "sphinx", *options, str(layout), str(output)])
     package = files("mathjax").joinpath("static", "mathjax")  # Apache-2.0
     (output / "_static/mathjax").mkdir()
