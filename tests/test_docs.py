@@ -303,3 +303,8 @@ def test_notebooks_are_read_cell_by_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(website, "DOCS", tmp_path)
     (_, text), = website.texts()
     assert website.links(text) == [("a", "b.md")]
+
+
+def test_the_front_page_says_what_is_so():
+    found = doctest.testfile(str(ROOT / "docs" / "index.md"), module_relative=False)
+    assert found.failed == 0 < found.attempted
