@@ -22,6 +22,7 @@ __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 LESSONS = (
     "one_page",
     "derivation",
+    "gradient",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
