@@ -3,7 +3,8 @@
 #
 # **Claim: pay for reward, charge β for each nat of KL from the reference, and the best of all policies is known in
 # closed form, but for Z, a sum over every possible answer. Two answers to one prompt are compared without Z: what
-# is left is one negative log-sigmoid, and the policy with the least of it is that best policy again.**
+# is left is one negative log-sigmoid. Told how people judge every pair, the policy with the least of it is that
+# best policy again.**
 #
 # Eight steps, each of them executed: with sympy where letters matter, and with NumPy in a world of three answers,
 # small enough to take every sum.
@@ -38,11 +39,11 @@ print(f"of {len(grid)} policies the one with most reward always says {answers[mo
 
 # %% [markdown]
 # Mean reward is linear in the probabilities, so the best policy is a corner: one answer, always, however unlikely
-# it was. That is too much trust in a reward that was learned from the reference's own answers.
+# it was. That is too much trust in a reward that was learned from comparing answers of the reference.
 #
 # ## 2 · A price for leaving the reference
 #
-# So distance costs, at a price of $\beta$ a nat. The distance is the Kullback-Leibler divergence:
+# So leaving costs, $\beta$ a nat. How far one went is measured by the Kullback-Leibler divergence, in nats:
 #
 # $$J(\pi) = \sum_y \pi(y)\,r(y) - \beta\,\text{KL}(\pi\,\|\,\pi^{ref}),\qquad
 # \text{KL}(\pi\,\|\,\pi^{ref}) = \sum_y \pi(y)\log\frac{\pi(y)}{\pi^{ref}(y)}.$$
@@ -52,7 +53,7 @@ beta = 0.5
 refund = teach.predict("the refund's probability, 0.2 at first, in the policy of largest J at β = 0.5", 0.5)
 
 # %% [markdown]
-# The probabilities must sum to 1. Lagrange: at the maximum all slopes of $J - \lambda\,(\sum\pi - 1)$ vanish. With
+# The probabilities must sum to 1. Lagrange: at the maximum all slopes of $J - \lambda (\sum\pi - 1)$ vanish. With
 # letters for everything, `p` for the policy and `q` for the reference:
 
 # %%
@@ -65,9 +66,9 @@ slopes = [sp.diff(J_of_p - lam * (sum(p) - 1), p[k]) for k in range(3)]
 roots = [sp.solve(slopes[k], p[k])[0] for k in range(3)]
 factors = [sp.simplify(roots[k] / (q[k] * sp.exp(s[k] / b))) for k in range(3)]
 assert all(sp.simplify(factor - factors[0]) == 0 for factor in factors)
-assert sp.simplify(sp.diff(J_of_p, p[0], 2) + b / p[0]) == 0
+assert sp.simplify(sp.diff(J_of_p, p[0], 2) + b / p[0]) == 0 == sp.diff(J_of_p, p[0], p[1])
 print("slopes vanish where p = q exp(r/β) times one factor, the same for all three answers")
-print("second derivatives are -β/p: it is a maximum, and there is no other")
+print("second derivatives are -β/p, mixed ones 0: it is a maximum, and there is no other")
 
 # %% [markdown]
 # The factor makes the sum 1. Its inverse is the **partition function** $Z$:
@@ -137,7 +138,7 @@ for x in (1.0, 0.5, 0.25):
 axis.plot(0, ref @ r, "s", color=figures.REFERENCE, clip_on=False, zorder=3)
 axis.annotate("reference", (0, ref @ r), (-12, -4), textcoords="offset points", ha="right")
 axis.set(xlabel="KL from the reference, nats", ylabel="mean reward", xlim=(-0.32, 1.7), ylim=(-1.05, 1.2),
-         title="Upper edge: π*. Its slope (dashed) is β")
+         xticks=[0, 0.5, 1, 1.5], title="Upper edge: π*. Its slope (dashed) is β")
 
 bought.reveal(rate, because="It stops where a nat buys exactly what it costs. So β is the slope of the frontier.")
 

@@ -27,7 +27,7 @@ def log_softmax(logits):
 # %% [markdown]
 # ## 1 · Three factors
 #
-# The margin is $m = \beta\,(\log\pi_w - \log\pi_l)$, less the same of the reference, and the loss $-\log\sigma(m)$.
+# The margin is $m = \beta (\log\pi_w - \log\pi_l)$, less the same of the reference, and the loss $-\log\sigma(m)$.
 # The chain rule, for any weights $\theta$:
 #
 # $$\nabla_\theta\,\text{loss} = -\,\beta\;\sigma(-m)\;\bigl(\nabla_\theta\log\pi_w - \nabla_\theta\log\pi_l\bigr).$$
@@ -174,6 +174,7 @@ for weight, name, dash, color in zip(np.transpose(path), names, ("-", "--", ":")
     axis.annotate(name, (1000, weight[-1]), (6, -4), textcoords="offset points")
 axis.set(xscale="log", xlim=(1, 1000), ylim=(0, 1), xlabel="step", title="weight of a label, σ(-margin)")
 
+assert np.allclose(path[-1][:2], [0.2, 0.8], atol=1e-6) and path[-1][2] > 0
 agree.reveal(sigma(beta * (u[0] - u[1])), because="Four pull by 0.2 each, the fifth by 0.8: a draw. Only where "
              "nobody disagrees it goes on for ever.")
 
@@ -203,6 +204,9 @@ def rest(wins, span):
 r = np.array([1.5, 0.9, 0.4, 0.0, -0.6, -1.4])
 wins = population.bradley_terry_wins(r)
 P = sigma(r[:, None] - r)
+brackets = sigma(beta * (r[:, None] - r)) - P  # at some u: the formula above, checked
+assert np.allclose(pulls(r, wins, beta), beta * ((wins + wins.T) * brackets).sum(axis=1))
+
 around = np.array([[0.5, 0.7, 0.3], [0.3, 0.5, 0.7], [0.7, 0.3, 0.5]])
 together = np.array([1, 1, 1, 0, 0, 0]) / np.sqrt(3)
 table, small = rest(wins, np.eye(6)), rest(wins, np.outer(together, together))
@@ -225,7 +229,7 @@ cycle.reveal(circle[0, 1], because="Each answer is pulled up as much as down, fr
 # %% [markdown]
 # ## 6 · Stuck at 0.693
 #
-# $-\log\sigma(0) = \log 2 = 0.693$: the margin is 0, as for every pair at the first step. The gradient is not: its
+# $-\log\sigma(0) = \log 2 \approx 0.693$: the margin is 0, as for every pair at the first step. The gradient is not: its
 # slope in the two log-probs is $\beta/2$. One run that is well, and five whose loss stays there:
 
 # %%
