@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,13 @@ def right(W: Any, ref: Any, pairs: Any, beta: float) -> Any:
 
 def gradient(W, ref, pairs, beta):
     def log_p(table, tokens):
-        return sum(table[c, v] - np.log(np.exp(table[c]).sum()) for c, v in zip(tokens, tokens[1:], strict=False))
+        return sum(table[c, v] - np.log(np.exp(table[c]).sum()) for c, v in pairwise(tokens))
 
     total = np.zeros_like(W)
     for w, other in pairs:
         margin = beta * (log_p(W, w) - log_p(ref, w) - log_p(W, other) + log_p(ref, other))
         for sign, tokens in ((1, w), (-1, other)):
-            for current, following in zip(tokens, tokens[1:], strict=False):
+            for current, following in pairwise(tokens):
                 push = -np.exp(W[current]) / np.exp(W[current]).sum()
                 push[following] += 1
                 total[current] -= sign * beta / (1 + np.exp(margin)) * push
