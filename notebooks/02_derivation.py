@@ -150,7 +150,7 @@ bought.reveal(rate, because="It stops where a nat buys what it costs: β is the 
 #
 # $$r(y) = \beta\log\frac{\pi^\ast(y)}{\pi^{ref}(y)} + \beta\log Z.$$
 #
-# The log-ratio is the reward, up to one constant. But which? $Z$ sums over all answers.
+# β times the log-ratio is the reward, up to one constant. But which? $Z$ sums over all answers.
 
 # %%
 log_ratio = np.log(best / ref)

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 03 · The gradient, taken apart
 #
-# **Claim: a step of DPO is β, times σ(-margin), times ∇log π(chosen) - ∇log π(rejected); and the loss is
-# least where σ(margin) is the share of people who agree with the label, for every pair at once, if the policy
-# can have it so.** First the three factors, then where training comes to rest; at last, why a loss that stays
-# at 0.693 says little.
+# **Claim: each pair pushes the weights along ∇log π(chosen) - ∇log π(rejected), by β times σ(-margin); and
+# the loss is least where σ(margin) is the share of people who agree with the label, for every pair at once,
+# if the policy can have it so.** First the three factors, then where training comes to rest; at last, why a
+# loss that stays at 0.693 says little.
 
 # %%
 from itertools import pairwise
@@ -53,7 +53,8 @@ moved = teach.predict("π(chosen) = 0.1, π(rejected) = 0.6. Whose log-prob move
 # %%
 direction = np.array([1, -1, 0, 0])
 change = direction - pi @ direction  # to first order, for a step of 1
-assert np.allclose(log_softmax(np.log(pi) + 1e-3 * direction), np.log(pi) + 1e-3 * change, atol=1e-6)
+small = log_softmax(np.log(pi) + 1e-3 * direction)
+assert np.allclose(small, np.log(pi) + 1e-3 * change, atol=1e-6)
 
 figure, panels = plt.subplots(1, 3, figsize=(8, 2.6), sharey=True)
 moves = {"logits": direction, "log π": change, "π": pi * change}
@@ -65,12 +66,13 @@ panels[0].set_yticks(range(4), ["chosen, 0.1", "rejected, 0.6", "another, 0.2", 
 panels[0].invert_yaxis()
 
 assert abs(change[0]) > abs(change[1])
-moved.reveal("chosen", because=f"By {change[0]:.1f} against {change[1]:.1f}. The normalizer "
-             f"falls by π(rejected) - π(chosen) = {-pi @ direction:.1f} in log and lifts all log-probs: "
-             "the less likely moves farther.")
+moved.reveal("chosen", because=f"By {change[0]:.1f} against {change[1]:.1f}. The softmax's "
+             f"log-sum falls by π(rejected) - π(chosen) = {-pi @ direction:.1f}, which lifts "
+             "all log-probs: the less likely moves farther.")
 
 # %% [markdown]
-# So *equal and opposite* is true of slopes, not of what a step does to log-probs, let alone to probabilities.
+# So *equal and opposite* is true of slopes in the two log-probs, not of what a step does to log-probs, let
+# alone to probabilities.
 #
 # ## 2 · Token by token
 #
@@ -199,7 +201,8 @@ agree.reveal(sigma(beta * (u[0] - u[1])), because="Four pull by 0.2 each, the fi
 # too small, whose one weight moves the first three of six answers together.
 
 # %%
-cycle = teach.predict("70 % prefer A to B, 70 % B to C, 70 % C to A. σ(margin) of A, B at rest", 0.7)
+cycle = teach.predict("70 % prefer A to B, 70 % B to C, 70 % C to A. At rest, σ(margin) of A to B",
+                      0.7)
 
 # %%
 def rest(wins, span):
@@ -276,10 +279,10 @@ assert abs(fell[1] / fell[0] - 2**2) < 1e-3
 # What to look at, in this order:
 #
 # - *No gradient*: the data. Both answers are one text (cut before they part, or one column read twice), or
-#   labels   were shuffled.
+#   labels were shuffled.
 # - *A gradient, and no move*: the optimizer, frozen weights, the precision.
 # - *It moves, and the loss does not*: the reference moves along (the same object, an adapter left on).
-# - *All of it, but little*: $\beta$. At first the loss falls by its square.
+# - *All of it, but little*: $\beta$. At first the loss falls as its square.
 #
 # ## Exercises
 
@@ -294,5 +297,5 @@ exercise.check(np.log(0.7 / 0.3))
 # %% [markdown]
 # **Next:** [04 · four models, or two](04_four_models.ipynb). More: what a step does to likelihoods,
 # [predict_three_pairs](../toy_models/experiments/predict_three_pairs.py) and
-# [negative_gradient](../toy_models/experiments/negative_gradient.py); labels and their optima,
-# [docs/optima.md](../docs/optima.md); a checker for your own loss, [docs/verify.md](../docs/verify.md).
+# [negative_gradient](../toy_models/experiments/negative_gradient.py); a checker for your own loss,
+# [docs/verify.md](../docs/verify.md).
