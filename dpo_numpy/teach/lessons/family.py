@@ -1,0 +1,3 @@
+"""11"""
+from ..exercises import Exercise
+EXERCISES: tuple[Exercise, ...] = ()
