@@ -1,3 +1,5 @@
-"""11"""
+"""12: a kit."""
+
 from ..exercises import Exercise
+
 EXERCISES: tuple[Exercise, ...] = ()
