@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 · A family of losses and its conventions
 #
-# **Claim: a convex loss $f$ of DPO's margin leads endless pairs to $\pi^\ast$ exactly where its slope
+# **Claim: a convex loss $f$ of DPO's margin leads endless pairs to $\pi^\ast$ if and only if its slope
 # satisfies $f'(-m) = e^m f'(m)$: the logistic loss does, IPO's square and the hinge do not.** First the
 # family: one margin, many functions of it, and where each ends. Then its conventions: one name that is
 # several losses, by how much, and two numbers on a dashboard, KTO's KL and GRPO's loss, that are 0 for
@@ -79,9 +79,8 @@ half = teach.predict("Is the exponential kernel's optimum π*, at every Δ?", "n
                      among=["yes", "no"])
 
 # %%
-for name, slope in slopes.items():
-    print(f"f'(-m)/f'(m) at m = 1/2, {name:<15} {slope(-0.5) / slope(0.5):.4f}")
-print(f"e^(1/2)                                   {np.exp(0.5):.4f}")
+print("f'(-m)/f'(m) at m = 1/2, where e^m is", round(np.exp(0.5), 4))
+print(*(f"{name} {slope(-0.5) / slope(0.5):.4f}" for name, slope in slopes.items()), sep=", ")
 half.reveal("yes", because="e^(m/2)/e^(-m/2) = e^m. It is not the logarithm that matters, but how "
             "much harder a wrong pair pulls than a right one. e^(-m) would end at Δ/2.")
 
@@ -101,7 +100,7 @@ assert np.allclose(minimizers.gpo_margin(p[:, 0], "exponential"), deltas / 2)
 axis.set(xlabel="true margin Δ", ylabel="margin at the optimum");
 
 # %% [markdown]
-# The hinge knows the order and no size; the square knows $2p-1$, which saturates.
+# The hinge ends at the order alone; the square at $2p-1$, which saturates.
 #
 # ## What an optimum depends on
 #
@@ -158,30 +157,21 @@ name = teach.predict("IPO, τ = 0.1, the same two pairs, in the original DPO cod
                      "DPOTrainer: is the loss the same?", "yes", among=["yes", "no"])
 
 # %%
+wanted = {"ipo", "loss_type=ipo", "loss_type=sigmoid label_smoothing", "loss_type=robust",
+          "CPOTrainer loss_type=simpo", "gamma"}
 for one in conventions.load():
-    if (one.library, one.topic) in {("original DPO code", "ipo"), ("TRL", "ipo")}:
-        print(f"{one.library:<17} {one.option:<30} {conventions.value(one):.4f}")
-        assert any(np.isclose(conventions.value(one), x) for x in (sums, means))
+    if one.option in wanted and one.library in ("original DPO code", "TRL", "rlhf-book"):
+        print(f"{f'{one.library} {one.versions}':<17} {one.option:<33} {conventions.value(one):7.4f} "
+              f"{conventions.loss_of(one)}".replace(", eps=0)", ")"))
+        assert one.topic != "ipo" or np.isclose(conventions.value(one), (sums, means)).any()
 name.reveal("no", because="The paper's π is that of the whole answer: sums. With means, the target "
             "1/(2τ) is of every token: that of the whole answer is |y| times as large.")
 
 # %% [markdown]
-# Even one library has both. And options of one name change between versions: label smoothing, SimPO's
-# $\gamma$.
-
-# %%
-wanted = {"loss_type=sigmoid label_smoothing", "sigmoid label_smoothing", "loss_type=robust",
-          "CPOTrainer loss_type=simpo", "gamma"}
-for one in conventions.load():
-    if one.option in wanted:
-        told = ", ".join(f"{name} {x}" for name, x in one.options.items() if name != "beta")
-        print(f"{f'{one.library} {one.versions}':<12} {told:<19} {conventions.value(one):.4f}  "
-              f"{conventions.loss_of(one)}")
-
-# %% [markdown]
-# `label_smoothing` is cDPO, or nothing at all, or rDPO, and `gamma` is the margin $\gamma$ or the ratio
-# $\gamma/\beta$. All such differences, with sources, are in [CONVENTIONS.md](../CONVENTIONS.md). The losses
-# of the registry add and scale, so that a mixture is what it says:
+# Two more names in that list: `label_smoothing` of one library was cDPO and is ignored now, but for rDPO
+# (`robust`); `gamma` is the margin $\gamma$ here, the ratio $\gamma/\beta$ there. All such differences, with
+# sources, are in [CONVENTIONS.md](../CONVENTIONS.md). The losses of the registry add and scale, so that a
+# mixture is what it says:
 
 # %%
 mixed = dn.LOSSES["dpo"](0.1) + 0.2 * dn.LOSSES["sft_mean"]()
@@ -197,8 +187,7 @@ assert np.allclose(*both)
 # prompts that are not theirs, cut at 0. It is meant as an estimate of $\text{KL}(\pi\,\Vert\,\pi_{ref})$. But
 # those answers are not drawn from $\pi$. Drawn from some $\mu$, the mean is
 # $\text{KL}(\mu\,\Vert\,\pi_{ref}) - \text{KL}(\mu\,\Vert\,\pi)$: below 0 wherever the policy has moved away
-# from them, as it does when it learns what belongs to its prompt. With $\mu = \pi_{ref}$ it can never be
-# above:
+# from $\mu$. With $\mu = \pi_{ref}$ it is never above 0:
 
 # %%
 pi = np.array([0.6, 0.1, 0.3])

@@ -1,11 +1,10 @@
 # %% [markdown]
 # # 12 · Verify your own implementation
 #
-# **Claim: a test that compares a DPO loss with its formula at ordinary numbers cannot see the two bugs that
-# cost most: an overflow at margins that it never tries, and a gradient that is wrong where every value is
-# right.** This notebook writes losses as people write them, bugs included, and lets a kit find and name them:
-# at the log-probs, at the gradient, at the tokens, at the batch. Then it looks at what a dtype can hold,
-# where no bug is needed.
+# **Claim: a test that compares a DPO loss with its formula at ordinary numbers sees neither an overflow at
+# margins that it never tries, nor a gradient that is wrong where every value is right.** This notebook writes
+# losses as people write them, bugs included, and lets a kit find and name them: at the log-probs, at the
+# gradient, at the tokens, at the batch. Then it looks at what a dtype can hold, where no bug is needed.
 
 # %%
 import matplotlib.pyplot as plt
@@ -20,8 +19,8 @@ BLACK, ORANGE, SKY = figures.COLORS[:3]
 
 def tell(report):
     wrong = [line for line in report.lines if line.verdict == "FAIL"]
-    print(f"agrees: {len(report.lines)} tests" if report.agrees else
-          f"differs in {len(wrong)} tests: {', '.join(report.mistakes)}")
+    print("agrees" if report.agrees else
+          f"fails {len(wrong)} of {len(report.lines)} tests: {', '.join(report.mistakes)}")
     if wrong:
         print(f"  {wrong[0].test}: {wrong[0].says.split(': value')[0]}")
 
@@ -37,8 +36,8 @@ def mine(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=0.1):
 
 
 pair = (-2.1, -4.5, -3.0, -3.2)
-assert np.isclose(mine(*pair), minimal.dpo_loss(*pair, 0.1)[0], rtol=1e-15, atol=0)
-print(f"loss {mine(*pair):.6f}, right to 15 digits")
+assert np.isclose(mine(*pair), minimal.dpo_loss(*pair, 0.1)[0], rtol=1e-14, atol=0)
+print(f"loss {mine(*pair):.6f}, right to 14 digits")
 kit = teach.predict("Will it agree with DPO wherever the kit asks?", "yes", among=["yes", "no"])
 
 # %% [markdown]
@@ -49,7 +48,8 @@ kit = teach.predict("Will it agree with DPO wherever the kit asks?", "yes", amon
 report = dn.verify(mine, "dpo", beta=0.1)
 tell(report)
 kit.reveal("yes" if report.agrees else "no", because="Wrong and sure of it, e^-m exceeds the "
-           "largest float64. One such pair, and the batch's mean is infinite, its gradient NaN.")
+           "largest float64. One such pair, and the batch's mean is infinite. (A framework's "
+           "autograd makes it ∞/∞, NaN.)")
 
 # %%
 def fixed(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=0.1):
@@ -71,7 +71,7 @@ def by_hand(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=0.1):
     return np.logaddexp(0, -margin), -weight, weight
 
 
-assert np.isclose(by_hand(*pair)[0], minimal.dpo_loss(*pair, 0.1)[0], rtol=1e-15, atol=0)
+assert np.isclose(by_hand(*pair)[0], minimal.dpo_loss(*pair, 0.1)[0], rtol=1e-14, atol=0)
 curve = teach.predict("Trained with it, at the same learning rate: what does the loss curve show?",
                       "it does not fall", among=["it does not fall", "it falls, faster", "NaN"])
 
@@ -131,7 +131,7 @@ for function in (lost_beta, lost_reference, smoothed):
 #
 # ## From logits to a log-prob
 #
-# Most bugs live here, at the **seam** "sequence". The logits at position $t$ are of the token at $t + 1$;
+# Many bugs live here, at the **seam** "sequence". The logits at position $t$ are of the token at $t + 1$;
 # prompt and padding do not count. Three readings of one row:
 
 # %%
@@ -177,8 +177,8 @@ for function in (right, unshifted, all_counted):
     moved.append(np.abs(pull).sum(axis=1) > 1e-9)
 
 figure, axis = plt.subplots(figsize=(7, 2.2))
-for k, (positions, color) in enumerate(zip(moved, (figures.POLICY, BLACK, BLACK), strict=True)):
-    axis.plot(np.flatnonzero(positions), [-k] * positions.sum(), "o", ms=12, color=color)
+for k, positions in enumerate(moved):
+    axis.plot(np.flatnonzero(positions), [-k] * positions.sum(), "o", ms=12, color=BLACK)
 axis.set_yticks([0, -1, -2], ["right", "unshifted", "all counted"])
 axis.set_xticks(range(8), row)
 axis.axvspan(2.5, 5.5, color=SKY, alpha=0.2, lw=0)
@@ -218,9 +218,9 @@ stall = teach.predict("400 tokens of -0.5 nats each, added one by one in bfloat1
 total = 0.0
 for _ in range(400):
     total = bf16(total - 0.5)
-stall.reveal(float(total), within=0.5, because="From -128 on, half a nat is half the spacing, and is "
-             "rounded away.")
-print(f"reward at step 0, β = 0.1, if the reference's was summed in float32: {0.1 * (total + 200):.1f}")
+stall.reveal(float(total), within=0.5, because="From -128 on, half a nat is half the spacing, and "
+             "is rounded away.")
+print(f"the reward at step 0, if the reference's sum was float32: 0.1 x {total + 200:.0f} nats")
 
 # %% [markdown]
 # Policy and reference were the same model. So much for "rewards should be 0 at step 0": they are if both are
