@@ -109,8 +109,8 @@ figure, axis = plt.subplots(figsize=(6.4, 3.2))
 for name, color, line, at, what in [
         ("DPO", BLACK, "-", (1.5e3, 3.9), "DPO: like log t"),
         ("rDPO", SKY, ":", (25, 8.6), "rDPO: in a line"),
-        ("cDPO", ORANGE, "--", (900, 2.45), "cDPO: stops at log((1-ε)/ε)"),
-        ("IPO", BLACK, "-.", (900, 1.3), "IPO: stops at its target")]:
+        ("cDPO", ORANGE, "--", (900, 2.6), "cDPO: stops at log((1-ε)/ε)"),
+        ("IPO", BLACK, "-.", (900, 1.15), "IPO: stops at its target")]:
     axis.semilogx(range(1, stops[1] + 1), paths[name][1:], line, color=color)
     axis.annotate(what, at)
 axis.set(xlabel="steps", ylabel="margin", ylim=(0, 10), title="One pair, always judged alike");
@@ -157,9 +157,9 @@ falls.reveal(round(fell, 2), because="The best responses rise, all others make r
 # ## All of them in one picture
 #
 # [bug_by_variant](../toy_models/experiments/bug_by_variant.py) trains losses of the registry on problems with
-# one bug each. They are told the bugs' sizes: $\varepsilon$, or how much reward a judge who likes length
-# gives a token. A cell is the median regret of 9 problems, **0** below 0.0005. On certain labels DPO, rDPO
-# and R-DPO have no optimum: there it is of a long training.
+# one bug each. On every row they are told the bugs' sizes: $\varepsilon$, or how much reward a judge who
+# likes length gives a token. A cell is the median regret of 9 problems, **0** below 0.0005. On certain labels
+# DPO, rDPO and R-DPO have no optimum: there it is of a long training.
 
 # %%
 result = bug_by_variant.run(bug_by_variant.Config(replicates=9, assumed=(1.0,)))
@@ -180,8 +180,8 @@ axis.set_title("regret of each loss on each bug");
 
 # %% [markdown]
 # Read a row to choose, a column to see the price. Three zeros: DPO where there is no bug, rDPO on flips,
-# R-DPO, whose margin has $\alpha(|y_w| - |y_l|)$ added, where the judge likes length. Each of these cures
-# costs on clean labels. Of responses in no pair ("unseen") no loss knows anything.
+# R-DPO, whose margin has $\alpha(\lvert y_w\rvert - \lvert y_l\rvert)$ added, where the judge likes length.
+# Each of these cures costs on clean labels. Of responses in no pair ("unseen") no loss knows anything.
 
 # %%
 clean, certain, flips, length, _, unseen = [dict(zip(losses, row, strict=True)) for row in told]

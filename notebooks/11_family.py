@@ -161,8 +161,9 @@ wanted = {"ipo", "loss_type=ipo", "loss_type=sigmoid label_smoothing", "loss_typ
           "CPOTrainer loss_type=simpo", "gamma"}
 for one in conventions.load():
     if one.option in wanted and one.library in ("original DPO code", "TRL", "rlhf-book"):
-        print(f"{f'{one.library} {one.versions}':<17} {one.option:<33} {conventions.value(one):7.4f} "
-              f"{conventions.loss_of(one)}".replace(", eps=0)", ")"))
+        ours = str(conventions.loss_of(one)).replace(", eps=0)", ")")
+        print(f"{f'{one.library} {one.versions}'.strip():<17} {one.option:<33} "
+              f"{conventions.value(one):7.4f} {ours}")
         assert one.topic != "ipo" or np.isclose(conventions.value(one), (sums, means)).any()
 name.reveal("no", because="The paper's π is that of the whole answer: sums. With means, the target "
             "1/(2τ) is of every token: that of the whole answer is |y| times as large.")

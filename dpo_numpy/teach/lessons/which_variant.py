@@ -84,8 +84,8 @@ EXERCISES = (
         "variant_for_bug",
         "Write cure(bug): \"dpo\", \"cdpo\", \"rdpo\" or \"r_dpo\", whose optimum is nearest to π* on endless labels. "
         "bug is \"clean\", \"certain\" (the better response always wins), \"flips\" (a known share), \"length\" (the "
-        "judge adds reward for each token) or \"skewed\" (some pairs are met far more often). Each loss is told the "
-        "size of the bug.",
+        "judge adds reward for each token) or \"skewed\" (some pairs are met far more often). Whatever the bug, cDPO "
+        "and rDPO assume the flips of \"flips\", R-DPO the judge of \"length\".",
         "Ask of each loss where its mean over such labels is least, and whether there is such a point at all.",
         _least, cure,
         {"flips: cDPO adds flips of its own to those of the labels; rDPO takes them out": _but(flips="cdpo"),
