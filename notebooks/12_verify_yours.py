@@ -22,7 +22,8 @@ def tell(report):
     print("agrees" if report.agrees else
           f"fails {len(wrong)} of {len(report.lines)} tests: {', '.join(report.mistakes)}")
     if wrong:
-        print(f"  {wrong[0].test}: {wrong[0].says.split(': value')[0]}")
+        says = wrong[0].says.split(": value")[0].split(": gradient")[0]
+        print(f"  {wrong[0].test}: {says}")
 
 # %% [markdown]
 # ## A loss, and a test that it passes
