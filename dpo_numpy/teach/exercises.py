@@ -23,6 +23,9 @@ LESSONS = (
     "one_page",
     "derivation",
     "gradient",
+    "which_variant",
+    "family",
+    "verify_yours",
     "capstone",
 )
 WIDTH = 100
