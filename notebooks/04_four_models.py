@@ -232,8 +232,8 @@ assert np.allclose(by_model, by_dpo, atol=1e-9)
 print("π* ", best.round(4))
 print("reward model, then its optimum", by_model.round(4))
 print("DPO on the same labels        ", by_dpo.round(4))
-nearer.reveal("neither", because=f"They are one policy, at KL = {distance(by_dpo):.4f}. What labels do "
-              "not tell is lost at once on either road, and no drawn answer brings it back.")
+nearer.reveal("neither", because=f"They are one policy, at KL = {distance(by_dpo):.4f}. What labels "
+              "do not tell is lost at once on either road, and no drawn answer brings it back.")
 
 # %% [markdown]
 # What is *not* settled here: in a real model answers share weights, and then which answers are looked at

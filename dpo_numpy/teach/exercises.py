@@ -22,6 +22,7 @@ __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 LESSONS = (
     "one_page",
     "four_models",
+    "bradley_terry",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
