@@ -23,6 +23,7 @@ LESSONS = (
     "one_page",
     "four_models",
     "bradley_terry",
+    "beta",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
