@@ -24,6 +24,7 @@ LESSONS = (
     "four_models",
     "bradley_terry",
     "beta",
+    "capstone",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
