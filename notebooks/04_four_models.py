@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 04 · Four models or two
 #
-# **Claim: told the same preferences, PPO with its four models and DPO with its two end at the same policy,
-# exactly; and in training PPO holds exactly twice the bytes of DPO, not because four is twice two, but
-# because it trains two where DPO trains one.** First the bytes, which are an account, then a world of four
-# answers in which every road can be walked to its end.
+# **Claim: told the same preferences, PPO with four models and DPO with two end at the same policy; and in
+# training PPO holds exactly twice DPO's bytes, two trained and two frozen models against one of each.** First
+# the bytes, which are an account, then a world of four answers in which every road can be walked to its end.
 
 # %%
 import matplotlib.pyplot as plt
@@ -24,10 +23,12 @@ plt.style.use(figures.STYLE)
 #
 # $$J(\pi) = \mathbb E_{y\sim\pi}\, r(y) - \beta\,\mathrm{KL}(\pi\,\Vert\,\pi^{ref}).$$
 #
-# **PPO** walks uphill on $J$ with answers that it draws itself. For that it needs the **policy**, which is
-# trained; the **reference**, for the KL; a **reward model**, trained on preferences beforehand and then
-# frozen, to judge what was drawn; and a **value model**, trained along the way, which guesses how much reward
-# to expect, so that only the surprise counts.
+# **PPO** walks uphill on $J$ with answers that it draws itself. It needs
+#
+# - the **policy**, which is trained;
+# - the **reference**, frozen, for the KL;
+# - a **reward model**, trained on preferences beforehand and then frozen, to judge what was drawn;
+# - a **value model**, trained along the way, to guess how much reward to expect: only the surprise counts.
 #
 # **DPO** learns from pairs that were judged beforehand. It draws nothing, so that there is nothing to judge
 # and nothing to guess: a policy and a reference.
@@ -63,8 +64,8 @@ library = [dn.memory("ppo", 1), dn.memory("rloo", 1), dn.memory("grpo", 1, rewar
            dn.memory("dpo", 1), dn.memory("dpo", 1, reference=0)]
 assert list(total.values()) == [method.state for method in library]
 
-ratio.reveal(total["PPO"] / total["DPO"], because="Policy and reference are 18 bytes in both. What "
-             "PPO has beside them, a reward model of 2 and a value model of 16, is 18 too.")
+ratio.reveal(total["PPO"] / total["DPO"], because="Two trained and two frozen models "
+             "against one of each, 36 bytes a parameter against 18.")
 
 # %%
 colors = {"policy": figures.POLICY, "reference": figures.REFERENCE,
@@ -84,12 +85,9 @@ axis.set(yticks=range(len(holds)), yticklabels=holds, xlim=(0, 40), ylim=(4.6, -
          xlabel="bytes a parameter in training; hatched: frozen");
 
 # %% [markdown]
-# Three things to read off.
-#
-# - **A trained model weighs as much as eight frozen ones.** How many are *trained* decides, not how many
-#   there are.
+# - **A trained model weighs as much as eight frozen ones.** How many are *trained* decides.
 # - **RLOO and GRPO need no value model:** they draw several answers to a prompt and compare each with the
-#   others. Where a rule judges, as for arithmetic or unit tests, GRPO holds what DPO holds.
+#   others. Where a rule judges, as for arithmetic, GRPO holds what DPO holds.
 # - **The ratio of 2 is no law.** A value model of another size breaks it: see the first exercise.
 #
 # The reference never changes, and neither do the pairs. Its log-probs, two numbers a pair, can be computed
@@ -134,9 +132,9 @@ print("π*       ", best.round(4))
 print(f"KL(reference || π*) = {distance(reference):.4f} nats")
 
 # %% [markdown]
-# **Uphill on J.** With probabilities $\pi = \mathrm{softmax}(W)$ the gradient is exact, no answer need be
-# drawn: with the penalized reward $R = r - \beta\log(\pi/\pi^{ref})$ it is $\pi\,(R - \bar R)$, where
-# $\bar R$ is the mean of $R$ under $\pi$. This $\bar R$ is what PPO's value model has to guess.
+# **Uphill on J.** Of probabilities $\pi = \mathrm{softmax}(W)$ the gradient is exact, without drawing:
+# $\pi\,(R - \bar R)$, with the penalized reward $R = r - \beta\log(\pi/\pi^{ref})$ and its mean $\bar R$
+# under $\pi$. This $\bar R$ is what PPO's value model has to guess.
 
 # %%
 logits, gradient_path = np.log(reference), []
@@ -232,14 +230,14 @@ assert np.allclose(by_model, by_dpo, atol=1e-9)
 print("π* ", best.round(4))
 print("reward model, then its optimum", by_model.round(4))
 print("DPO on the same labels        ", by_dpo.round(4))
-nearer.reveal("neither", because=f"They are one policy, at KL = {distance(by_dpo):.4f}. What labels "
+nearer.reveal("neither", because=f"They are one policy, KL = {distance(by_dpo):.4f}. What labels "
               "do not tell is lost at once on either road, and no drawn answer brings it back.")
 
 # %% [markdown]
-# What is *not* settled here: in a real model answers share weights, and then which answers are looked at
-# matters. PPO looks at those it gives now, DPO at those in the data ([09](09_distribution_shift.ipynb)). And
-# a name is not yet an objective: GRPO *as published*, with advantages over the group's deviation and its KL
-# in the loss, ends elsewhere at the same $\beta$ ([one answer, many roads](../docs/roads.md) measures where).
+# Two things are not settled here. Where answers share weights, it matters which are looked at: PPO looks at
+# those it gives now, DPO at those in the data ([09](09_distribution_shift.ipynb)). And a name is no
+# objective: GRPO *as published*, with advantages over the group's deviation and its KL in the loss, ends
+# elsewhere at the same $\beta$ ([docs/roads.md](../docs/roads.md) says where).
 #
 # ## Exercises
 #

@@ -110,8 +110,8 @@ better.reveal("neither", because="β log(π/π_ref) is s at every β. What is le
               "does not depend on β; how far the policy goes for it does: notebook 06.")
 
 # %% [markdown]
-# What no game can tell: add 1 to every strength, and nothing changes. A reward model's scores have no zero,
-# and scores for different prompts, which never meet, are not comparable.
+# What no game can tell: add 1 to every strength, and nothing changes. Rewards have no zero, and those of
+# different prompts, which never meet, cannot be compared.
 #
 # ## Who never lost
 #
@@ -180,7 +180,7 @@ advantage.reveal(w[-1], because="Between unequal teams the same γ turns fewer g
                  "equals, so that the average over all games understates it.")
 
 # %% [markdown]
-# Leaving $\gamma$ out did little harm above, since each team played half of its games at home. But let
+# Leaving $\gamma$ out did little harm above, since each team played about half of its games at home. But let
 # Milwaukee be the host of *all* its games, with the results that this fit expects:
 
 # %%
@@ -194,14 +194,14 @@ print(f"fitted without γ {blind[0]:.2f}, with γ {told[0]:.2f}")
 
 # %% [markdown]
 # What the model has no column for goes into the strengths. In preference data the home team is the answer
-# that is shown first, or the longer one: if a judge favors those, a reward model that is not told pays for
-# it, and DPO's policy follows.
+# that is shown first, or the longer one: if judges favor those and nobody tells the reward model, it pays for
+# them.
 #
 # ## Ties, and the same judge twice
 #
-# **Ties** need one more number (Davidson 1970): win, tie and loss are as $e^{d/2} : \nu : e^{-d/2}$, with $d$
-# the difference. Given a preference that is Bradley-Terry, whatever $\nu$. **Votes that hang together** are
-# fewer than they seem: let 10 judges vote 10 times each on one pair, and each always alike.
+# **Ties** need one number more (Davidson 1970): win, tie and loss are as $e^{d/2} : \nu : e^{-d/2}$, with $d$
+# the difference, so that a preference, if there is one, is Bradley-Terry. **Votes that hang together** are
+# fewer than they seem: let 10 judges vote 10 times each on one pair, each always alike.
 
 # %%
 tied = vote_model.fit([1, 1, 1, -1, 0, 0, 0, 0], [0] * 8, [1] * 8)  # 3 wins, 1 loss, 4 ties
@@ -211,15 +211,14 @@ outcome, judge = np.repeat([1] * 7 + [-1] * 3, 10), np.repeat(range(10), 10)
 pair = vote_model.fit(outcome, [0] * 100, [1] * 100)
 naive, honest = (np.sqrt(4 * V[0, 0]) for V in (pair.covariance, vote_model.clustered(pair, judge)))
 assert np.isclose(honest / naive, np.sqrt(10))
-print(f"d = {2 * pair.strength[0]:.2f} ± {naive:.2f} were it 100 voices, ± {honest:.2f} as it is 10")
+print(f"d = {2 * pair.strength[0]:.2f}; standard error {naive:.2f} as of 100 voices, {honest:.2f} of 10")
 
 # %% [markdown]
 # ## Votes of people
 #
-# LLMFAO: people voted on answers of 59 language models, shown left and right. Where the files are at hand
-# (the environment variable `DPO_NUMPY_DATA` names their folder), the next cell fits strengths with two
-# columns more, being on the left and the difference of log lengths, and takes votes on one pair for one
-# voice.
+# LLMFAO: people voted on answers of 59 language models, shown left and right. With its files in the folder
+# that `DPO_NUMPY_DATA` names, the next cell fits strengths, being on the left, and the difference of log
+# lengths; votes on one pair count as one voice.
 
 # %%
 from toy_models.experiments import Skipped, human_votes
@@ -233,8 +232,8 @@ except Skipped:
     print("No votes here; where they are, this says how people favor the left answer, and length.")
 
 # %% [markdown]
-# Left answers have their home advantage: [what real preferences say](../docs/real-preferences.md) has the
-# numbers, and those of GPT-4 as the judge, who leans to the right.
+# Left answers have their home advantage: [docs/real-preferences.md](../docs/real-preferences.md) has the
+# numbers.
 #
 # ## Exercises
 #
