@@ -211,7 +211,7 @@ outcome, judge = np.repeat([1] * 7 + [-1] * 3, 10), np.repeat(range(10), 10)
 pair = vote_model.fit(outcome, [0] * 100, [1] * 100)
 naive, honest = (np.sqrt(4 * V[0, 0]) for V in (pair.covariance, vote_model.clustered(pair, judge)))
 assert np.isclose(honest / naive, np.sqrt(10))
-print(f"d = {2 * pair.strength[0]:.2f}; standard error {naive:.2f} as of 100 voices, {honest:.2f} of 10")
+print(f"d = {2 * pair.strength[0]:.2f}, error {naive:.2f} as of 100 voices, {honest:.2f} as of 10")
 
 # %% [markdown]
 # ## Votes of people
