@@ -21,6 +21,14 @@ __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 #: the notebooks that have exercises: notebooks/NN_NAME.py, dpo_numpy/teach/lessons/NAME.py
 LESSONS = (
     "one_page",
+    "derivation",
+    "gradient",
+    "four_models",
+    "bradley_terry",
+    "beta",
+    "which_variant",
+    "family",
+    "verify_yours",
     "capstone",
 )
 WIDTH = 100
