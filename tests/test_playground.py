@@ -167,6 +167,16 @@ def test_the_reference_learned_the_chosen_answers():
     assert (after > before).all()
 
 
+def test_a_larger_beta_pushes_harder_on_the_wrong_side_and_lets_go_on_the_right():
+    pushes = []
+    for beta in (0.1, 0.3, 1.0):
+        n = evaluate({**PAIR, "panel": "curves", "beta": beta})
+        pushes.append([-n["grad_chosen"][n["h"].index(h)] for h in (-10.0, 0.0, 10.0, 40.0)])
+    wrong, even, _, right = np.array(pushes).T
+    assert (np.diff(wrong) > 0).all() and (np.diff(even) > 0).all() and (np.diff(right) < 0).all()
+    assert wrong[-1] == pytest.approx(1.0, abs=1e-4)
+
+
 # ---- refusals
 
 @pytest.mark.parametrize("panel", PANELS)
@@ -339,6 +349,13 @@ def test_truths_of_a_run():
     assert words == ["rises", "falls", "falls", "falls", "falls", "falls"]
     assert ["It turned on the way" in parts[f"answer-run-{b}-chosen"] for b in range(3)] == [False, False, True]
     assert "2 of 3 chosen answers are less probable" in parts["run-said"]
+
+
+def test_what_rounding_leaves_is_no_number_to_read():
+    assert view.settled({"a": [1e-17, -1e-17, 0.5], "b": {"c": 2e-12}, "d": "x"}) == {
+        "a": [0.0, 0.0, 0.5], "b": {"c": 2e-12}, "d": "x"}
+    parts = view.show(DEFAULTS["derivation"])["parts"]
+    assert "0, up to rounding" in parts["step-7"] and "×" not in "".join(parts.values())
 
 
 def test_which_way_a_gradient_pushes():
