@@ -17,7 +17,7 @@ import pytest
 import dpo_numpy as dn
 from analytic import optimum
 from dpo_numpy import minimal
-from dpo_numpy.playground import build, drawing, evaluate, evaluation, view, world
+from dpo_numpy.playground import build, drawing, evaluate, evaluation, export, view, world
 from dpo_numpy.playground.evaluation import CHOICES, DEFAULTS, LIMITS, PANELS
 from toy_models import NGram
 
@@ -438,7 +438,7 @@ def test_the_archive_is_the_same_each_time_and_enough(tmp_path):
 
 
 def test_export_writes_the_whole_page(tmp_path):
-    written = build.export(tmp_path / "a" / "play")
+    written = export(tmp_path / "a" / "play")
     assert sorted(path.name for path in written) == ["index.html", "play.js", "python.zip", "style.css"]
     page = (tmp_path / "a" / "play" / "index.html").read_text("utf-8").replace("&#x27;", "'")
     assert "content=\"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; " in page

@@ -133,6 +133,17 @@ def test_requests_that_follow_each_other_unasked_are_answered_in_order(running):
     assert raw(running, one * 3).count(b"HTTP/1.1 200 OK\r\n") == 3
 
 
+def test_who_waits_for_leave_gets_it(running):
+    body = json.dumps(PAIR).encode()
+    head = (f"POST /evaluate HTTP/1.1\r\nHost: localhost:{running.port}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n")
+    with closing(socket.create_connection(("127.0.0.1", running.port), timeout=5)) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n")
+        connection.sendall(body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 # ---- whom it refuses
 
 @pytest.mark.parametrize(("path", "status"), [

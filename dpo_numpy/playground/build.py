@@ -208,7 +208,7 @@ DPO's curve more sharply at 0: on the wrong side it pushes harder, on the right 
 <div class="charts"><figure><figcaption>loss</figcaption>{part(parts, "curve-loss")}</figure>
 <figure><figcaption>push, −∂L/∂ log π: <span class="key chosen"></span>chosen,
 <span class="key rejected"></span>rejected</figcaption>{part(parts, "curve-push")}</figure>
-<figure><figcaption>weight σ(−βh): how sure the implicit reward is of the wrong order</figcaption>
+<figure><figcaption>DPO's weight σ(−βh): how sure the implicit reward is of the wrong order</figcaption>
 {part(parts, "curve-weight")}</figure></div>
 <p class="by">computed by <code>LOSSES</code> in <code>dpo_numpy/losses.py</code>, <code>sigmoid</code> in
 <code>dpo_numpy/numerics.py</code></p>

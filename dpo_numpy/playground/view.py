@@ -95,7 +95,7 @@ def _pair(n: Numbers) -> dict[str, str]:
              pushed(grad[k])] for k, side in enumerate(SIDES)]
     size, doubled, swapped = (sum(map(abs, g)) for g in (grad, n["doubled"]["grad"], n["swapped"]["grad"]))
     return {
-        "pair-table": table(["", "log-ratio", f"{parameter} × score", "∂L/∂ log π", "push"], rows)
+        "pair-table": table(["", "log-ratio", "implicit reward", "∂L/∂ log π", "push"], rows)
         + '<dl class="facts">' + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in (
             ("loss", number(n["value"], 6)), ("margin", number(n["margin"], 4, True)),
             ("weight σ(−margin)", number(n["weight"], 6)))) + "</dl>",
