@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dpo_numpy.figures import styled
 from toy_models.experiments import bug_by_variant
 from toy_models.experiments.bug_by_variant import Config, band
 
@@ -144,10 +145,11 @@ def page(result: dict[str, Any], config: Config = CONFIG) -> str:
     return "".join(text).rstrip("\n") + "\n"
 
 
+@styled
 def draw(result: dict[str, Any]) -> Any:
     import matplotlib.pyplot as plt
 
-    figure, (matched, tuned) = plt.subplots(2, 1, figsize=(8.0, 9.0), layout="constrained")
+    figure, (matched, tuned) = plt.subplots(2, 1, figsize=(8.0, 9.0))
     untuned = {**result, "protocol": result["protocol"][:2], "regret": result["regret"][:, :2]}
     bug_by_variant.plot(untuned, matched)
     bug_by_variant.plot(result, tuned)

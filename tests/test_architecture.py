@@ -85,7 +85,7 @@ class Rule(NamedTuple):
 
 CORE = ("dpo_numpy", "dpo_numpy.minimal", "numpy")
 MODELS = (*CORE, "toy_models", "scipy")
-FRONT = Rule((*CORE, "dpo_numpy.cli", "dpo_numpy.playground"))
+FRONT = Rule((*CORE, "dpo_numpy.cli", "dpo_numpy.playground", "dpo_numpy.teach"))
 
 # A module belongs to the longest of these names that begins its own.
 RULES = {
@@ -94,6 +94,7 @@ RULES = {
     "dpo_numpy.cli": FRONT,
     "dpo_numpy.conformance.pytest_plugin": Rule((*CORE, "pytest")),
     "dpo_numpy.playground": FRONT,
+    "dpo_numpy.teach": FRONT,
     "dpo_numpy.__main__": FRONT,
     "analytic": Rule(("analytic", "numpy", "scipy"), nothing_else=True),
     "toy_models": Rule(MODELS, nothing_else=True),

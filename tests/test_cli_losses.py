@@ -209,8 +209,8 @@ def test_the_pictures_curves_are_told_apart():
     assert [text.get_text() for text in slope.get_legend().get_texts()] == ["best", "middle", "worst"]
     drawn = slope.lines[:3]
     assert len({line.get_color() for line in drawn}) == len({line.get_linestyle() for line in drawn}) == 3
-    assert drawn[0].get_color() == show.COLORS["chosen"]
-    assert drawn[2].get_color() == show.COLORS["rejected"]
+    assert drawn[0].get_color() == show.CHOSEN
+    assert drawn[2].get_color() == show.REJECTED
 
 
 # ---- golden

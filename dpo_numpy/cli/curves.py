@@ -10,13 +10,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..figures import CHOSEN, POLICY, REFERENCE, REJECTED, styled
 from .loop import Loop, Run
 from .reward import RewardRun
 
 __all__ = ["draw", "metrics_csv"]
 
 Line = Mapping[str, Any]
-CHOSEN, REJECTED, REFERENCE, POLICY = "#0072B2", "#D55E00", "#7f7f7f", "#CC79A7"
 TITLE = 110  # characters a line
 CUT = 0.01  # more samples than that are cut short: their means are not those of whole responses
 
@@ -31,25 +31,25 @@ def metrics_csv(lines: Sequence[Line]) -> str:
     return out.getvalue()
 
 
+@styled
 def draw(lines: Sequence[Line], run: Loop, file: IO[bytes]) -> None:
     """curves.png: what one looks at for the method; solid the training part, dashed the held-out one"""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7))
     axes = figure.subplots(2, 2).flat
     for panel, axis in zip(_panels(run), axes, strict=True):
         panel(axis, lines, run)
         axis.set_xlabel("step")
-        axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small", framealpha=0.4, edgecolor="none")
+            axis.legend()
     o, meta = run.options, run.model.meta
     hyper = ", ".join(f"{name}={value}" for name, value in o.hyperparameters.items())
     what = f"a {meta['order']}-gram of {meta.get('tokenizer', 'tokens')}" if meta["model"] == "ngram" else "a table"
     where = "judged by a reward model" if not isinstance(run, Run) else f"{len(run.problem.train):,} training rows"
     title = [f"{o.loss or o.method}({hyper})", f" on {what}, {o.world or where}"]
     figure.suptitle(("\n" if len("".join(title)) > TITLE else "").join(title), fontsize="medium")
-    figure.savefig(file, format="png", dpi=130)
+    figure.savefig(file, format="png")
 
 
 def _panels(run: Loop) -> tuple[Callable[[Any, Sequence[Line], Any], None], ...]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..figures import CHOSEN, OPTIMUM, POLICY, REFERENCE, REJECTED, styled
+
 if TYPE_CHECKING:
     from toy_models import NGram
     from toy_models.experiments import Convergence
@@ -26,7 +28,7 @@ Array = NDArray[Any]
 
 BETA = 0.1
 LR = 0.3  # of the support-desk run
-COLORS = {"chosen": "#0072B2", "rejected": "#D55E00", "reference": "#7f7f7f", "optimum": "#009E73", "policy": "#CC79A7"}
+COLORS = {"chosen": CHOSEN, "rejected": REJECTED, "reference": REFERENCE, "optimum": OPTIMUM, "policy": POLICY}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"output_dir {args.output_dir} cannot be made: {error.strerror}") from error
     for number, (title, part) in enumerate(PARTS.items(), 1):
         print(f"\n{number}  {title}\n")
-        lines, figure, name = part()
+        lines, figure, name = styled(part)()
         print("\n".join(f"   {line}".rstrip() for line in lines))
         path = args.output_dir / f"{number}_{name}.png"
         try:
-            figure.savefig(path, dpi=150)
+            styled(figure.savefig)(path)
         except OSError as error:
             raise ValueError(f"output_dir: {path} cannot be written: {error.strerror}") from error
         print(f"\n   figure: {path}")
@@ -99,7 +101,7 @@ def _pair_figure(h: float) -> Any:
 
     margins = np.linspace(-60, 60, 241)
     value, slope = logistic(margins, BETA)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for axis, curve, at, label in (
         (axes[0], value, logistic(np.array(h), BETA)[0], "loss  $-\\log\\sigma(\\beta h)$"),
         (axes[1], -slope / BETA, -logistic(np.array(h), BETA)[1] / BETA, "weight  $\\sigma(-\\beta h)$"),
@@ -108,7 +110,7 @@ def _pair_figure(h: float) -> Any:
         axis.plot(h, at, "o", color="black")
         axis.annotate(f"the pair: {at:.4f}", (h, at), (12, 10), textcoords="offset points")
         axis.axvline(0, color="0.85", zorder=0)
-        axis.set(xlabel="h = log-ratio of the chosen minus of the rejected (nats)", title=label)
+        axis.set(xlabel="h = difference of the log-ratios (nats)", title=label)
     return figure
 
 
@@ -172,7 +174,7 @@ def gradients() -> tuple[list[str], Any, str]:
     ]
     lines += [f"{name:<69} {error:14.1e} {units:19.2f}" for name, _, error, units in found]
     steps, errors = _step_sizes()
-    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.4, 4))
     for name, color in (
         ("two-point difference, float64", "0.6"),
         ("four-point difference, longdouble", COLORS["chosen"]),
@@ -300,7 +302,7 @@ def converge() -> tuple[list[str], Any, str]:
         + ("    longer than any string it was trained on" if len(name) > 3 else "")
         for k, name in enumerate(strings)
     ]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.semilogy(at, run.kl, color=COLORS["policy"], label=r"KL($\pi_\theta$ || $\pi^*$), all strings")
     anchor = int(np.argmin(abs(at - 400)))
     line = run.kl[anchor] * found.predicted ** (2 * (at - at[anchor]))
@@ -407,7 +409,7 @@ def predict() -> tuple[list[str], Any, str]:
         "",
         "The gradient tells the first steps. Later most chosen answers fall too: only the gap is trained.",
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True)
     for axis, b in zip(axes, THREE, strict=True):
         for k, name in enumerate(("chosen", "rejected")):
             axis.plot(dense.steps, dense.change[:, b, k], color=COLORS[name], label=name)

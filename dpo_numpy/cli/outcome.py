@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..figures import styled
 from .settings import claim_of
 
 __all__ = ["Outcome", "carried_out", "draw", "save_figure", "tidy"]
@@ -106,6 +107,7 @@ def tidy(result: Mapping[str, Array]) -> str:
     return out.getvalue()
 
 
+@styled
 def draw(outcome: Outcome) -> Any:
     """Its panels as one figure"""
     from matplotlib.figure import Figure
@@ -113,7 +115,7 @@ def draw(outcome: Outcome) -> Any:
     panels = getattr(outcome.module, "PANELS", (outcome.module.plot,))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(7.0 * columns, 4.5 * rows), layout="constrained")
+    figure = Figure(figsize=(7.0 * columns, 4.5 * rows))
     every = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for panel, axes in zip(panels, every, strict=False):
         panel(outcome.result, axes)

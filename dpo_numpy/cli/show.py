@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..figures import CHOSEN, POLICY, REFERENCE, REJECTED, styled
 from ..losses import LOSSES, Loss
-from .demo import COLORS
 from .losses import FACTORIES, kind
 from .options import _flags, _hyperparameters
 
@@ -189,15 +189,15 @@ def _row(cells: Iterable[str]) -> str:
 
 
 #: as in the demo; what is neither chosen nor rejected stands between
-LINES = {"chosen": COLORS["chosen"], "best": COLORS["chosen"], "desired": COLORS["chosen"],
-         "rejected": COLORS["rejected"], "worst": COLORS["rejected"], "undesired": COLORS["rejected"],
-         "middle": COLORS["reference"], "value": COLORS["policy"]}
+LINES = {"chosen": CHOSEN, "best": CHOSEN, "desired": CHOSEN, "rejected": REJECTED, "worst": REJECTED,
+         "undesired": REJECTED, "middle": REFERENCE, "value": POLICY}
 
 
+@styled
 def picture(found: Curve) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")  # drawn by Agg, and nobody's to close
+    figure = Figure(figsize=(10, 4))  # drawn by Agg, and nobody's to close
     axes = figure.subplots(1, 2)
     slope = "∂L/∂ reward" if found.axis.startswith("reward") else "∂L/∂ log π"
     for axis, curves, title in zip(axes, (found.value, found.slopes), ("value L", f"slope {slope}"), strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..figures import COLORS, styled
 from .environment import environment
 from .methods import named
 from .outcome import save_figure
@@ -233,24 +234,22 @@ def _measures(rows: Sequence[Mapping[str, Any]], grid: Mapping[str, Any], wanted
     return list(dict.fromkeys([*drawn, *vary, *there]))[:PANELS]
 
 
+@styled
 def draw(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], measures: Sequence[str], name: str) -> Any:
     """Median and band of each measure against the first axis; a line for each value of the others"""
     from matplotlib.figure import Figure
 
     from toy_models.experiments import bands
-    from toy_models.experiments._figure import COLORS
-    from toy_models.experiments._figure import axes as framed
 
     first, others = axes[0], axes[1:]
     lines = list(dict.fromkeys(tuple(row[other] for other in others) for row in rows))
     columns = min(2, len(measures))
     tall = -(-len(measures) // columns)
-    figure = Figure(figsize=(6.5 * columns, 4.2 * tall), layout="constrained")
+    figure = Figure(figsize=(6.5 * columns, 4.2 * tall))
     every = np.ravel(figure.subplots(tall, columns, squeeze=False))
     values = list(dict.fromkeys(row[first] for row in rows))
     numeric = not any(isinstance(value, (str, bool)) for value in values)
     for measure, ax in zip(measures, every, strict=False):
-        framed(ax)
         low, high = math.inf, -math.inf
         for line, color in zip(lines[:LINES], COLORS, strict=False):
             here = [row for row in rows if tuple(row[other] for other in others) == line]

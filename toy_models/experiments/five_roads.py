@@ -37,7 +37,7 @@ from ..worlds import bandit, strings
 from ._ascent import train_exact_gradient
 from ._claims import Claim, above, below, near
 from ._config import require
-from ._figure import axes
+from ._figure import COLORS, POLICY, axes
 from ._roads import MILD, SLANTED, WITHIN, conditioning, policies, published
 
 __all__ = ["MILD", "SLANTED", "Config", "claims", "conditioning", "plot", "published", "run"]
@@ -452,11 +452,12 @@ def claims(result: dict[str, Array]) -> dict[str, Claim]:
 def plot(result: dict[str, Array], ax: Any = None) -> Any:
     """KL(π || π*) against steps, of the table; returns the axes"""
     ax = axes(ax)
-    shown = {  # Okabe and Ito
-        "policy gradient, exact": ("#000000", "-"), "RLOO": ("#0072B2", "-"), "PPO": ("#D55E00", "-"),
-        "DPO, every pair": ("#009E73", "-"), "online DPO, expected labels": ("#56B4E9", "-"),
-        "DPO, n labels": ("#009E73", "--"), "RLOO, noisy rewards, falling steps": ("#0072B2", "--"),
-        "GRPO as published, falling steps": ("#CC79A7", "--"),
+    black, orange, sky, *_ = COLORS  # a color a family: exact, samples of rewards, samples clipped, pairs
+    shown = {
+        "policy gradient, exact": (black, "-"), "RLOO": (orange, "-"), "PPO": (sky, "-"),
+        "DPO, every pair": (POLICY, "-"), "online DPO, expected labels": (POLICY, "-."),
+        "DPO, n labels": (POLICY, "--"), "RLOO, noisy rewards, falling steps": (orange, "--"),
+        "GRPO as published, falling steps": (sky, "--"),
     }
     for road, path in zip(result["table.road"], result["table.path"], strict=True):
         if road in shown:

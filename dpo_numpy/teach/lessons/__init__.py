@@ -1,0 +1,1 @@
+"""The exercises of each notebook: `EXERCISES` of the module that is named like it."""
