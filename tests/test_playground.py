@@ -16,7 +16,7 @@ import pytest
 
 import dpo_numpy as dn
 from analytic import optimum
-from dpo_numpy import minimal
+from dpo_numpy import figures, minimal
 from dpo_numpy.playground import build, drawing, evaluate, evaluation, export, view, world
 from dpo_numpy.playground.evaluation import CHOICES, DEFAULTS, LIMITS, PANELS
 from toy_models import NGram
@@ -417,6 +417,12 @@ def test_the_sliders_stand_where_the_defaults_are():
         assert re.search(rf'id="{ident}" data-panel="{panel}"[^>]* value="{value}"', page), ident
     assert all(f'"{name}"' in (ASSETS / "play.js").read_text() or f'data-name="{name}"' in page
                for limits in LIMITS.values() for name in limits if name not in ("ref", "steps"))
+
+
+@pytest.mark.parametrize("name", ["CHOSEN", "REJECTED", "REFERENCE", "OPTIMUM", "POLICY"])
+def test_colors_are_those_of_every_figure(name):
+    style = (ASSETS / "style.css").read_text("utf-8")
+    assert re.findall(rf"--{name.lower()}: (#[0-9a-f]+);", style) == [getattr(figures, name).lower()]  # in dark too
 
 
 # ---- for a browser that runs Python
