@@ -382,8 +382,9 @@ def test_the_command_refuses_in_a_sentence(words, sentence, capsys):
 
 
 def started(*words):
-    process = subprocess.Popen([sys.executable, "-m", "dpo_numpy", "play", *words], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # a shell's background job would pass on that SIGINT is ignored
+        [sys.executable, "-m", "dpo_numpy", "play", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     lines = []
     while not lines or "Ctrl-C" not in lines[-1]:
         lines.append(process.stdout.readline())
