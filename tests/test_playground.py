@@ -16,8 +16,8 @@ import pytest
 
 import dpo_numpy as dn
 from analytic import optimum
-from dpo_numpy import minimal
-from dpo_numpy.playground import build, drawing, evaluate, evaluation, view, world
+from dpo_numpy import figures, minimal
+from dpo_numpy.playground import build, drawing, evaluate, evaluation, export, view, world
 from dpo_numpy.playground.evaluation import CHOICES, DEFAULTS, LIMITS, PANELS
 from toy_models import NGram
 
@@ -165,6 +165,16 @@ def test_the_reference_learned_the_chosen_answers():
     before, after = (dn.read(policy, params, pairs.responses, pairs.index[:, 0], ["logp"])[0]["logp"]
                      for params in (flat, world.reference()))
     assert (after > before).all()
+
+
+def test_a_larger_beta_pushes_harder_on_the_wrong_side_and_lets_go_on_the_right():
+    pushes = []
+    for beta in (0.1, 0.3, 1.0):
+        n = evaluate({**PAIR, "panel": "curves", "beta": beta})
+        pushes.append([-n["grad_chosen"][n["h"].index(h)] for h in (-10.0, 0.0, 10.0, 40.0)])
+    wrong, even, _, right = np.array(pushes).T
+    assert (np.diff(wrong) > 0).all() and (np.diff(even) > 0).all() and (np.diff(right) < 0).all()
+    assert wrong[-1] == pytest.approx(1.0, abs=1e-4)
 
 
 # ---- refusals
@@ -341,6 +351,13 @@ def test_truths_of_a_run():
     assert "2 of 3 chosen answers are less probable" in parts["run-said"]
 
 
+def test_what_rounding_leaves_is_no_number_to_read():
+    assert view.settled({"a": [1e-17, -1e-17, 0.5], "b": {"c": 2e-12}, "d": "x"}) == {
+        "a": [0.0, 0.0, 0.5], "b": {"c": 2e-12}, "d": "x"}
+    parts = view.show(DEFAULTS["derivation"])["parts"]
+    assert "0, up to rounding" in parts["step-7"] and "×" not in "".join(parts.values())
+
+
 def test_which_way_a_gradient_pushes():
     assert [view.pushed(g) for g in (-1.0, 1.0, 0.0)] == ["▲ up", "▼ down", "nowhere"]
 
@@ -402,6 +419,12 @@ def test_the_sliders_stand_where_the_defaults_are():
                for limits in LIMITS.values() for name in limits if name not in ("ref", "steps"))
 
 
+@pytest.mark.parametrize("name", ["CHOSEN", "REJECTED", "REFERENCE", "OPTIMUM", "POLICY"])
+def test_colors_are_those_of_every_figure(name):
+    style = (ASSETS / "style.css").read_text("utf-8")
+    assert re.findall(rf"--{name.lower()}: (#[0-9a-f]+);", style) == [getattr(figures, name).lower()]  # in dark too
+
+
 # ---- for a browser that runs Python
 
 def test_the_archive_is_the_same_each_time_and_enough(tmp_path):
@@ -421,7 +444,7 @@ def test_the_archive_is_the_same_each_time_and_enough(tmp_path):
 
 
 def test_export_writes_the_whole_page(tmp_path):
-    written = build.export(tmp_path / "a" / "play")
+    written = export(tmp_path / "a" / "play")
     assert sorted(path.name for path in written) == ["index.html", "play.js", "python.zip", "style.css"]
     page = (tmp_path / "a" / "play" / "index.html").read_text("utf-8").replace("&#x27;", "'")
     assert "content=\"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; " in page

@@ -133,6 +133,17 @@ def test_requests_that_follow_each_other_unasked_are_answered_in_order(running):
     assert raw(running, one * 3).count(b"HTTP/1.1 200 OK\r\n") == 3
 
 
+def test_who_waits_for_leave_gets_it(running):
+    body = json.dumps(PAIR).encode()
+    head = (f"POST /evaluate HTTP/1.1\r\nHost: localhost:{running.port}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n")
+    with closing(socket.create_connection(("127.0.0.1", running.port), timeout=5)) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n")
+        connection.sendall(body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 # ---- whom it refuses
 
 @pytest.mark.parametrize(("path", "status"), [
@@ -371,8 +382,9 @@ def test_the_command_refuses_in_a_sentence(words, sentence, capsys):
 
 
 def started(*words):
-    process = subprocess.Popen([sys.executable, "-m", "dpo_numpy", "play", *words], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # a shell's background job would pass on that SIGINT is ignored
+        [sys.executable, "-m", "dpo_numpy", "play", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     lines = []
     while not lines or "Ctrl-C" not in lines[-1]:
         lines.append(process.stdout.readline())

@@ -11,6 +11,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .evaluation import evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "export"]
+
+
+def export(folder: str | Path, pyodide: str | None = None) -> list[Path]:
+    """Write the whole page into `folder`, for a host that serves files and nothing else; see `build.export`."""
+    from .build import export as written  # later: `python -m dpo_numpy.playground.build` imports this module first
+
+    return written(folder, pyodide)

@@ -19,10 +19,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .drawing import MINUS, formula
+from .drawing import MINUS, formula, number
 from .evaluation import CHOICES, DEFAULTS, LIMITS, Number
 from .view import show
-from .world import PAIRS, RESPONSES, WORDS
+from .world import PAIRS, RESPONSES, SFT_STEPS, WORDS
 
 __all__ = ["archive", "export", "page"]
 
@@ -137,7 +137,7 @@ def question(panel: str, key: str, text: str, words: Mapping[str, str], answer: 
 
 
 def derivation(parts: Mapping[str, str]) -> str:
-    d = DEFAULTS["derivation"]
+    d, ref = DEFAULTS["derivation"], DEFAULTS["derivation"]["ref"]
     sliders = slider("derivation", "beta", "β", d["beta"]) + "".join(
         slider("derivation", "reward", f"reward of “{escape(name)}”", d["reward"][i], place=i, limit=Number(-3, 3))
         for i, name in enumerate(RESPONSES))
@@ -150,8 +150,8 @@ def derivation(parts: Mapping[str, str]) -> str:
                    for i, step in enumerate(STEPS, 1))
     return f"""<section id="derivation" aria-labelledby="h-derivation">
 <h2 id="h-derivation"><span>a</span> From an objective to a loss, in seven lines</h2>
-<p>One prompt, “{PAIRS[0][0]}”, and three answers that a reference gives with probabilities 0.2, 0.5 and 0.3. Each line
-of the derivation stands beside its numbers, both sides of the equals sign computed apart.</p>
+<p>One prompt, “{PAIRS[0][0]}”, and three answers that a reference gives with probabilities {ref[0]}, {ref[1]} and
+{ref[2]}. Each line of the derivation stands beside its numbers, both sides of the equals sign computed apart.</p>
 <div class="controls live">{sliders}</div>
 <nav class="stepper live" aria-label="steps of the derivation (arrow keys work)">
 <span class="tabs">{tabs}</span><button type="button" id="step-back">Back</button>
@@ -173,11 +173,13 @@ def pair(parts: Mapping[str, str]) -> str:
                          for side in ("chosen", "rejected")))
     questions = "".join(question("pair", key, text, words, parts[f"answer-{key}"])
                         for key, (text, words) in QUESTIONS.items())
+    at = {name: number(d[name], 1) for name in labels}
     return f"""<section id="pair" aria-labelledby="h-pair">
 <h2 id="h-pair"><span>b</span> One pair, and where it is pushed</h2>
-<p>“My order is late.” The policy gives the chosen answer a log-prob of −2.1 nats and the rejected one −4.5; the
-reference says −3.0 and −3.2. What does one step of gradient descent do with them? A loss of another name asks other
-questions of the same four numbers; lengths count where the loss divides by them.</p>
+<p>“My order is late.” The policy gives the chosen answer a log-prob of {at["chosen"]} nats and the rejected one
+{at["rejected"]}; the reference says {at["ref_chosen"]} and {at["ref_rejected"]}. What does one step of gradient descent
+do with them? A loss of another name asks other questions of the same four numbers; lengths count where the loss looks
+at them.</p>
 <form class="predict" data-predict="pair"><h3>First say what you expect</h3>
 <p class="small live">Your answers stay here while you move the sliders below; what is so is computed anew.</p>
 {questions}
@@ -199,14 +201,14 @@ def curves(parts: Mapping[str, str]) -> str:
     d = DEFAULTS["pair"]
     return f"""<section id="curves" aria-labelledby="h-curves">
 <h2 id="h-curves"><span>c</span> The same pair on its curves</h2>
-<p>Let the chosen answer gain what the rejected one loses: h grows. The dot is the pair of panel b. A larger β bends the
-curve nearer to 0 and makes it steeper there: on the wrong side it pushes more, on the right side it soon lets go.</p>
+<p>Let the chosen answer gain what the rejected one loses: h grows. The dot is the pair of panel b. A larger β bends
+DPO's curve more sharply at 0: on the wrong side it pushes harder, on the right side it soon lets go.</p>
 <div class="controls live">{slider("pair", "beta", "β", d["beta"], of="curves")}
 {slider("pair", "chosen", "log π(chosen)", d["chosen"], of="curves")}</div>
 <div class="charts"><figure><figcaption>loss</figcaption>{part(parts, "curve-loss")}</figure>
 <figure><figcaption>push, −∂L/∂ log π: <span class="key chosen"></span>chosen,
 <span class="key rejected"></span>rejected</figcaption>{part(parts, "curve-push")}</figure>
-<figure><figcaption>weight σ(−βh): how sure the implicit reward is of the wrong order</figcaption>
+<figure><figcaption>DPO's weight σ(−βh): how sure the implicit reward is of the wrong order</figcaption>
 {part(parts, "curve-weight")}</figure></div>
 <p class="by">computed by <code>LOSSES</code> in <code>dpo_numpy/losses.py</code>, <code>sigmoid</code> in
 <code>dpo_numpy/numerics.py</code></p>
@@ -222,15 +224,16 @@ def run(parts: Mapping[str, str]) -> str:
         f'“{escape(good)}”<br><span class="key rejected"></span>rejected: “{escape(bad)}”</p>'
         + "".join(question("run", f"run-{b}-{side}", f"log π of the {side}", words, parts[f"answer-run-{b}-{side}"])
                   for side in ("chosen", "rejected"))
-        + f'<div class="answer">{part(parts, f"run-chart-{b}")}</div></article>'
+        + f'<div class="answer"><p class="small">log-ratio, nats above or below the reference</p>'
+        f'{part(parts, f"run-chart-{b}")}</div></article>'
         for b, (prompt, good, bad) in enumerate(PAIRS))
     controls = (choice("run", "loss", "loss", CHOICES, d["loss"]) + slider("run", "beta", "β", d["beta"])
                 + slider("run", "lr", "learning rate", d["lr"], limit=Number(0.1, 5)))
     return f"""<section id="run" aria-labelledby="h-run">
 <h2 id="h-run"><span>d</span> A training run, predicted and replayed</h2>
-<p>A bigram over the {len(WORDS) - 1} words below has learned the chosen answers a little, by five steps of supervised
-fine-tuning: that is the reference. Then {d["steps"]} steps of gradient descent on the three pairs together. Say for
-each answer whether its log-prob ends above or below where it began.</p>
+<p>A bigram over the {len(WORDS) - 1} words below has learned the chosen answers a little, by {SFT_STEPS} steps of
+supervised fine-tuning: that is the reference. Then {d["steps"]} steps of gradient descent on the three pairs together.
+Say for each answer whether its log-prob ends above or below where it began.</p>
 <div class="controls live">{controls}</div>
 <form class="predict" data-predict="run"><div class="run-pairs">{blocks}</div>
 <p class="buttons live"><button type="submit" data-reveal="run">Run the training</button>

@@ -93,7 +93,7 @@ def _atom(tokens: list[str]) -> tuple[str, list[str]]:
 # ---- pictures
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 42
 
 
 class Line(NamedTuple):
@@ -107,7 +107,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers between low and high, a few
 
     >>> ticks(0.0, 4.1)
-    [0.0, 1.0, 2.0, 3.0, 4.0]
+    [0.0, 2.0, 4.0]
     """
     raw = (high - low) / about
     scale = 10.0 ** math.floor(math.log10(raw))
@@ -140,7 +140,7 @@ def chart(title: str, x: Sequence[float], lines: Sequence[Line], axis: str, at: 
                      f'<text class="y" x="{LEFT - 6}" y="{py(v)}" dy="4">{_tick(v)}</text>')
     for v in ticks(x[0], x[-1]):
         parts.append(f'<path class="grid" d="M{px(v)} {TOP}V{HEIGHT - BOTTOM}"/>'
-                     f'<text class="x" x="{px(v)}" y="{HEIGHT - BOTTOM + 16}">{_tick(v)}</text>')
+                     f'<text class="x" x="{px(v)}" y="{HEIGHT - BOTTOM + 17}">{_tick(v)}</text>')
     parts.append(f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 6}">{escape(axis)}</text>')
     for line in lines:
         points = "L".join(f"{px(u)} {py(v)}" for u, v in zip(x, line.y, strict=True))

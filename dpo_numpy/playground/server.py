@@ -189,6 +189,12 @@ class Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
+    def handle_expect_100(self) -> bool:
+        """Who waits for leave to send its body is told now: what is written stays in a buffer until then."""
+        allowed = super().handle_expect_100()
+        self.wfile.flush()
+        return allowed
+
     def do_GET(self) -> None:
         self._check_host()
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:

@@ -17,6 +17,7 @@ __all__ = ["show"]
 
 Numbers = Mapping[str, Any]
 SIDES = ("chosen", "rejected")
+ROUNDING = 1e-12
 KEY = {side: f'<span class="key {side}"></span>{side}' for side in SIDES}
 
 
@@ -33,7 +34,17 @@ def show(params: Mapping[str, Any]) -> dict[str, Any]:
 
 # ---- (a)
 
+def settled(x: Any) -> Any:
+    """The same without what rounding left where 0 is meant: each machine's own, and no number to read"""
+    if isinstance(x, Mapping):
+        return {name: settled(value) for name, value in x.items()}
+    if isinstance(x, list):
+        return [settled(value) for value in x]
+    return 0.0 if isinstance(x, float) and abs(x) < ROUNDING else x
+
+
 def _derivation(n: Numbers) -> dict[str, str]:
+    n = settled(n)
     beta, names = n["beta"], [escape(name) for name in n["responses"]]
     pi, ref, r, ratio = n["optimum"]["pi"], n["ref"], n["reward"], n["implied"]["log_ratio"]
     called = {"reference": "the reference itself", "greedy": "reward alone", "optimum": "π*"}
@@ -58,13 +69,14 @@ def _derivation(n: Numbers) -> dict[str, str]:
               [[name, *(number(n["gradient"][key][i], 4, True) for key in ("score_chosen", "score_rejected")),
                 number(n["gradient"]["formula"][i], 5, True), "=", number(n["gradient"]["backward"][i], 5, True)]
                for i, name in enumerate(names)])
-        + f'<p class="small">β = {number(beta, 2)}, σ(−margin) = {number(n["gradient"]["weight"])}.</p>',
+        + f'<p class="small">β = {beta:g}, σ(−margin) = {number(n["gradient"]["weight"])}.</p>',
         table(["at", "loss", "largest slope"],
-              [[called[k] if k == "optimum" else "the reference", number(v["value"], 6), number(v["largest_slope"], 6)]
+              [["π*" if k == "optimum" else "the reference", number(v["value"], 6),
+                number(v["largest_slope"], 6) if v["largest_slope"] else "0, up to rounding"]
                for k, v in n["minimum"].items()]),
     ]
     return {f"step-{i}": step for i, step in enumerate(steps, 1)} | {
-        "derivation-said": f"With β = {number(beta, 2)}: π* is " + ", ".join(number(p, 3) for p in pi)
+        "derivation-said": f"With β = {beta:g}: π* is " + ", ".join(number(p, 3) for p in pi)
         + f"; J(π*) = β log Z = {number(n['beta_log_z'])}."}
 
 
@@ -83,7 +95,7 @@ def _pair(n: Numbers) -> dict[str, str]:
              pushed(grad[k])] for k, side in enumerate(SIDES)]
     size, doubled, swapped = (sum(map(abs, g)) for g in (grad, n["doubled"]["grad"], n["swapped"]["grad"]))
     return {
-        "pair-table": table(["", "log-ratio", f"{parameter} × score", "∂L/∂ log π", "push"], rows)
+        "pair-table": table(["", "log-ratio", "implicit reward", "∂L/∂ log π", "push"], rows)
         + '<dl class="facts">' + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in (
             ("loss", number(n["value"], 6)), ("margin", number(n["margin"], 4, True)),
             ("weight σ(−margin)", number(n["weight"], 6)))) + "</dl>",
@@ -98,8 +110,8 @@ def _pair(n: Numbers) -> dict[str, str]:
         "answer-beta": answer(compared(doubled, size, ("stronger", "weaker", "unchanged")),
                               {"stronger": "the push grows", "weaker": "the push shrinks",
                                "unchanged": "the push stays"},
-                              f"Both slopes together: {number(size, 6)} at {parameter} = {number(beta, 2)}, "
-                              f"{number(doubled, 6)} at {number(2 * beta, 2)}"),
+                              f"Both slopes together: {number(size, 6)} at {parameter} = {beta:g}, "
+                              f"{number(doubled, 6)} at {2 * beta:g}"),
         "answer-swapped": answer(compared(swapped, size, ("stronger", "weaker", "unchanged")),
                                  {"stronger": "the other label pushes harder", "weaker": "the other label pushes less",
                                   "unchanged": "both labels push alike"},

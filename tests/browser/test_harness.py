@@ -21,6 +21,8 @@ def test_requests_beyond_the_machine_are_stopped_and_counted(html, page):
     page.wait_for_function("document.readyState == 'complete'")
     page.wait_for_timeout(100)
     assert len(page.outside) == 1 and "beyond.example/a" in page.outside[0]
+    if "WebSocket" not in html:  # stopped here, and not for want of a network
+        assert "ERR_FAILED" in page.complaints[0]
     page.outside.clear()
     page.complaints.clear()
 

@@ -321,7 +321,8 @@ if (named) {
     () => { notice(""); document.documentElement.dataset.engine = "pyodide"; },
     (error) => {
       engine = askServer;
-      notice(`Python did not start in this browser: ${error.message.trim().split("\n").pop()}`);
+      const lines = error.message.trim().split("\n");  // of a traceback the line that names the error
+      notice(`Python did not start in this browser: ${lines.findLast((line) => /^\w*Error: /.test(line)) ?? lines[0]}`);
     },
   );
 }
