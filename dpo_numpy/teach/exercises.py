@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 
 #: the notebooks that have exercises: notebooks/NN_NAME.py, dpo_numpy/teach/lessons/NAME.py
-LESSONS = ("one_page",)
+LESSONS = (
+    "one_page",
+    "winning_not_likelier",
+)
 WIDTH = 100
 Answers = Callable[..., Any]
 
