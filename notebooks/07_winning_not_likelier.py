@@ -158,8 +158,8 @@ for seed in range(20):
 falls = np.array(falls)
 print(f"of the other pairs, where a context comes back: {falls[:, ~both].mean():.1%}")
 never.reveal(100 * falls[:, both].mean(), because="Each context adds to the chosen's rate: 0 if "
-             "both say the same there, 1 - p(chosen's) + p(rejected's) if they part, |onehot - p|² if "
-             "only the chosen comes by.")
+             "both say the same there, 1 - p(chosen's) + p(rejected's) if they part, |onehot - p|² "
+             "if only the chosen comes by.")
 
 # %% [markdown]
 # How can coming back turn the sign? Over tokens *a*, *b* and the end, let *a* be chosen over *aaa*. After an

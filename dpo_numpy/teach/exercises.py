@@ -22,6 +22,7 @@ __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 LESSONS = (
     "one_page",
     "winning_not_likelier",
+    "length",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
@@ -126,7 +127,7 @@ class Exercise:
 
     def _factor(self, found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float | None:
         mine, truth = np.concatenate([*map(np.ravel, found)]), np.concatenate([*map(np.ravel, expected)])
-        if mine.size < 2 or not (truth.any() and mine.any()):
+        if mine.size < 2 or not (truth.any() and mine.any() and np.isfinite([mine, truth]).all()):
             return None
         factor = float(mine @ truth / (truth @ truth))
         return factor if np.allclose(mine, factor * truth, rtol=self.rtol, atol=self.rtol * _size(truth)) else None
