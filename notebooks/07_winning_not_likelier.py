@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 07 · Winning is not getting likelier
 #
-# **Claim: at the exact optimum of DPO the chosen answers have become *less* likely, on average, for every
-# $\beta$ below a crossover that can be computed; only the gap is trained.** First the optimum, then one pair,
-# then a language model, where the chosen can fall for a second reason. Last: what remedies do, and what they
-# cost. Replace the stored predictions by yours before you reveal.
+# **Claim: compare answers that the reference gives, and at the exact optimum of DPO the chosen ones have become
+# *less* likely, on average, for every $\beta$ below a crossover that can be computed.** Only the gap is
+# trained. First the optimum, then one pair, then a language model, where the chosen can fall for a second
+# reason. Last: what remedies do, and what they cost. Replace the stored predictions by yours before you reveal.
 
 # %%
 import itertools
@@ -22,9 +22,9 @@ measured = EXPERIMENTS["winning_not_likelier"].run()
 # %% [markdown]
 # ## At the optimum
 #
-# A prompt has three answers, of rewards 1, 0 and -1; the reference likes them all the same. It is asked twice,
-# until two different answers are there, and people prefer $i$ to $j$ with probability $\sigma(r_i - r_j)$. With
-# enough such labels DPO ends at $\pi^* \propto \pi_{ref}\,e^{r/\beta}$ (notebook 02).
+# A prompt has three answers, of rewards 1, 0 and -1; the reference likes them all the same. A pair is two
+# different answers that it gave, and people prefer $i$ to $j$ with probability $\sigma(r_i - r_j)$. With enough
+# such labels DPO ends at $\pi^\star \propto \pi_{ref}\,e^{r/\beta}$ (notebook 02).
 
 # %%
 reward, ref, beta = np.array([1.0, 0.0, -1.0]), np.full(3, 1 / 3), 0.1
@@ -48,13 +48,13 @@ mean.reveal(float(chosen @ change), because="The middle answer is chosen too, an
             "it. The best can gain log 3 nats at most, the others can lose any number.")
 
 # %% [markdown]
-# Nothing has failed: this is the policy that DPO is meant to find. With $J^* = \beta \log Z$, and $\text{E}_c$
-# the mean over chosen answers,
+# Nothing has failed: this is the policy that DPO is meant to find. With $J^\star = \beta \log Z$, and $E_c$ the
+# mean over chosen answers,
 #
-# $$\text{E}_c \log\frac{\pi^*}{\pi_{ref}} = \frac{\text{E}_c\,r - J^*}{\beta}.$$
+# $$E_c \log\frac{\pi^\star}{\pi_{ref}} = \frac{E_c\,r - J^\star}{\beta}.$$
 #
-# $J^*$ falls from the best reward ($\beta \to 0$) to the reference's mean ($\beta \to \infty$), and
-# $\text{E}_c\,r$, which does not depend on $\beta$, is in between: they cross once.
+# $J^\star$ falls from the best reward ($\beta \to 0$) to the reference's mean ($\beta \to \infty$), and
+# $E_c\,r$, which does not depend on $\beta$, is in between: they cross once.
 
 # %%
 betas = np.geomspace(0.15, 10, 100)
@@ -163,15 +163,15 @@ never.reveal(100 * falls[:, both].mean(), because="Each context adds to the chos
 
 # %% [markdown]
 # How can coming back turn the sign? Over tokens *a*, *b* and the end, let *a* be chosen over *aaa*. After an
-# *a* the chosen says *end*; the rejected says *a, a, end*. There the scores differ by $2\,(p -
-# \text{onehot}(a))$: *a* is pushed down, and the others gain in proportion to $p$, *end* as well as *b*. Here
-# *b* is nearly certain:
+# *a* the chosen says *end*; the rejected says *a, a, end*. There the scores differ by
+# $2\,(p - \text{onehot}(a))$: the logit of *a* is pushed down, and the others gain in proportion to $p$. Here
+# *b* is 18 times as likely as the end, and gains as many times as much:
 
 # %%
 p = np.array([[0.2, 0.6, 0.2], [0.05, 0.05, 0.9], [0.4, 0.3, 0.3]])  # rows: begin, a, b
 s_w, s_l = score([1], p), score([1, 1, 1], p)
 rate = (s_w * (s_w - s_l)).sum()
-assert np.isclose(rate, 2 * (p[1, 0] + p[1, 1] - p[1] @ p[1]))
+assert np.isclose(rate, 2 * (p[1, 0] + p[1, 1] - p[1] @ p[1])) and np.isclose(p[1, 2] / p[1, 0], 18)
 print(f"the chosen moves at 2 (p(end|a) + p(a|a) - |p(.|a)|²) = {rate:.2f}")
 
 # %%
@@ -199,14 +199,14 @@ bystander.reveal((np.exp(W[1]) / np.exp(W[1]).sum())[2].item(), within=0.01,
                  because="The gap grows with every step, as it must; b takes what both lose.")
 
 # %% [markdown]
-# Networks share weights between contexts too: then tokens that both answers have in common fall with the
+# Networks share weights between contexts too: then tokens that both answers have in common can fall with the
 # rejected ([negative_gradient](../toy_models/experiments/negative_gradient.py)).
 #
 # ## Remedies, and their price
 #
 # Two remedies: add $-\alpha\log\pi(\text{chosen})$ to the loss (DPO + NLL, or RPO), or charge $\lambda$ for
-# each nat that the chosen is below the reference (DPOP). Both lift the chosen. But $\pi^*$ was the best policy
-# there is: what leaves it loses some of $J = \text{E}\,r - \beta\,\text{KL}(\pi\,\|\,\pi_{ref})$.
+# each nat that the chosen is below the reference (DPOP). Both lift the chosen. But $\pi^\star$ was the best
+# policy there is: what leaves it loses some of $J = \text{E}\,r - \beta\,\text{KL}(\pi\,\Vert\,\pi_{ref})$.
 
 # %%
 price = teach.predict("the three answers, α = 1: share of DPO's gain in J that is lost", 0.05)
@@ -241,7 +241,7 @@ assert abs(measured["dpop_regret"] - measured["reference_regret"]) < 1e-6
 
 # %% [markdown]
 # The first nats are nearly free; not to fall at all costs two fifths of the gain and more. The ceiling is
-# $\text{KL}(c\,\|\,\pi_{ref})$, $c$ the distribution of chosen answers: no policy is nearer to $c$ than $c$
+# $\text{KL}(c\,\Vert\,\pi_{ref})$, $c$ the distribution of chosen answers: no policy is nearer to $c$ than $c$
 # itself.
 #
 # So a falling chosen log-prob says by itself neither that training is ill nor that it is well. Ask where the

@@ -48,9 +48,9 @@ assert np.isclose(mean_length(ref), ngram.expected_length(ref))
 print(f"E|y| of the reference {mean_length(ref):.4f}")
 
 # %% [markdown]
-# DPO's optimum is $\pi^* \propto \pi_{ref}\,e^{r/\beta}$. If the reward is a sum over tokens, so is the
-# exponent, and $\pi^*$ is such a product of weights. *Quality* is what we want; its optimum is shorter than the
-# reference:
+# DPO's optimum is $\pi^\star \propto \pi_{ref}\,e^{r/\beta}$. If the reward is a sum over tokens, so is the
+# exponent, and $\pi^\star$ is such a product of weights. *Quality* is what we want; its optimum is shorter than
+# the reference:
 
 # %%
 beta, lam = 1.0, 0.5
@@ -70,13 +70,14 @@ paid = teach.predict("β = 1 and λ = 0.5: E|y| of the optimum, 1.9 without the 
 # %%
 assert round(math.exp(lam), 2) == 1.65
 paid.reveal(mean_length(ref * np.exp((quality + lam * token) / beta)), because="The gain is paid "
-            "for each token: it compounds. This is the optimum of these labels, well trained.")
+            "for each token: it compounds. It is what the labels ask for; no training went wrong.")
 
 # %% [markdown]
 # ## Cause 2: $\beta$ is near critical
 #
-# Take length alone, 1 a token. The reference's long strings get rarer by a factor $\rho$ a token, the spectral
-# radius of $T$; the optimum's by $\rho\,e^{1/\beta}$. It can be normalized only while that is below 1:
+# Take length alone, $\lambda$ a token. The reference's long strings get rarer by a factor $\rho$ a token, the
+# spectral radius of $T$; the optimum's by $\rho\,e^{\lambda/\beta}$. It can be normalized only while that is
+# below 1:
 #
 # $$\beta > \beta_c = \frac{\lambda}{-\log\rho}.$$
 
@@ -84,7 +85,7 @@ paid.reveal(mean_length(ref * np.exp((quality + lam * token) / beta)), because="
 rho = abs(np.linalg.eigvals(ref * [0, 1, 1])).max()
 critical = 1 / -math.log(rho)
 assert np.isclose(critical, ngram.critical_beta(ref, 1.0), rtol=1e-12)
-print(f"ρ = {rho:.4f}, β_c = {critical:.6f}")
+print(f"ρ = {rho:.4f}, and for λ = 1 β_c = {critical:.6f}")
 
 # %%
 betas = critical * np.array([1.005, 1.01, 1.02, 1.04, 1.07, 1.1, 1.15, 1.3, 1.6, 2.0, 3.0])
@@ -110,8 +111,8 @@ fate = teach.predict("DPO is trained at 0.8 β_c, on strings of 3 tokens at most
 for start, (half, whole) in enumerate(measured["cold"].T, 1):
     print(f"start {start}: E|y| {half:.0f} after half of the steps, {whole:.0f} after all")
 assert (measured["cold"][1] > measured["cold"][0] + 30).all()
-fate.reveal("grows on", because="Short strings tell a bigram what a token is worth, and it holds for "
-            "long ones. There is no optimum to arrive at.")
+fate.reveal("grows on", because="Short strings tell a bigram what a token is worth, and it holds "
+            "for long ones. There is no optimum to arrive at.")
 
 # %% [markdown]
 # A limit on the number of tokens hides this and does not mend it: the answers then pile up at the limit.
@@ -179,7 +180,8 @@ print("β²n times what noise adds, for β√n = 30, 55, 100:", *(f"{x:.1f}" for
 # %%
 gap, ends = measured["chosen_longer"][0], measured["turning_length"][0]
 longer = teach.predict(f"other labels, whose chosen are {-gap:.2f} tokens *shorter* on average. "
-                       "Beside the reference, the optimum is", "shorter", among=["shorter", "longer"])
+                       "The optimum, beside the reference, is", "shorter",
+                       among=["shorter", "longer"])
 
 # %%
 step, length = measured["path"].T
@@ -197,13 +199,14 @@ longer.reveal("longer" if ends > 2.3 else "shorter", because=f"The optimum has {
 
 # %%
 mended = ref * np.exp((quality + lam * token - lam * token) / beta)
+print(f"E|y| of the optimum {mean_length(mended):.4f}")
 assert np.isclose(mean_length(mended), wanted) and labels["kl_all_r_dpo"] < 1e-10
 assert abs(labels["wrong_alpha"] - 1) < 1e-3  # other α lose (α - λ)² Var|y|/(2β), nearly
 
 # %% [markdown]
-# A bigram that is trained by R-DPO ends there too (the second assert). But $\lambda$ must be known. Other
-# remedies do not ask for it. Here each has the best value of its own hyper-parameter: a $\beta$, or for LD-DPO
-# the weight of what the longer answer has beyond the shorter one.
+# A bigram that is trained by R-DPO ends there too (its KL to that optimum is asserted). But $\lambda$ must be
+# known. Other remedies do not ask for it. Here each has the best value of its own hyper-parameter: a $\beta$,
+# or for LD-DPO the weight of what the longer answer has beyond the shorter one.
 
 # %%
 best = teach.predict("which loses least where labels have the gain?", "LN-DPO",
@@ -228,15 +231,15 @@ axis.set_yticks(rows, titles.values())
 axis.set(xlabel="J* - J of quality, each at its best setting")
 axis.invert_yaxis()
 others = [name for name in titles if name != "r_dpo"]
-best.reveal(titles[min(others, key=lost.get)], because="In this world. Dividing by length makes "
-            "what a token is worth depend on the answer, and costs where there was no bias: hatched.")
+best.reveal(titles[min(others, key=lost.get)], because="In this world. Dividing by length lets "
+            "a token's worth depend on the answer, and costs where there is no bias: hatched.")
 
 # %% [markdown]
 # | cause | mended by | not by |
 # |---|---|---|
 # | labels pay for length | R-DPO, $\alpha = \lambda$ | dividing by length: in part |
 # | $\beta$ near critical | a larger $\beta$, a smaller gain | a limit, more training |
-# | noise | more labels, a larger $\beta$ | R-DPO: labels have no gain |
+# | noise | more labels, a larger $\beta$ | R-DPO: there is no gain to take off |
 #
 # ## Exercises
 #

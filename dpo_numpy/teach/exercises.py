@@ -23,6 +23,7 @@ LESSONS = (
     "one_page",
     "winning_not_likelier",
     "length",
+    "distribution_shift",
 )
 WIDTH = 100
 Answers = Callable[..., Any]
