@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow lint pages mutate peers zoo wheel clean always
+.PHONY: help demo test slow lint notebooks pages mutate peers zoo wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -25,19 +25,24 @@ demo: $(VENV)/with-progress  ## train a small policy with DPO and draw what happ
 test: $(VENV)/with-test  ## run the test suite, but for the slow tests
 	$(VENV)/bin/pytest -n 2 --dist worksteal
 
-slow: $(VENV)/with-test  ## run the slow tests
+slow: $(VENV)/with-test $(VENV)/with-notebooks  ## run the slow tests
 	$(VENV)/bin/pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+notebooks: $(VENV)/with-notebooks  ## execute notebooks/*.py and write them with their outputs: notebooks/*.ipynb
+	$(VENV)/bin/python notebooks/build.py
+
 pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md and most of docs (DPO_NUMPY_DATA: MYTHS.md too)
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
 	$(VENV)/bin/python docs/optima.py
+	$(VENV)/bin/python docs/picture.py
 	$(VENV)/bin/python docs/roads.py
 	$(VENV)/bin/python docs/bug_by_variant.py
+	$(VENV)/bin/python docs/faq.py
 	test -z "$$DPO_NUMPY_DATA" || { $(VENV)/bin/python docs/real_preferences.py && $(VENV)/bin/python docs/myths.py; }
 	$(VENV)/bin/python tests/accuracy.py
 	$(VENV)/bin/python tests/exact.py

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from dpo_numpy.data import load
 from dpo_numpy.figures import styled
 from toy_models.experiments import human_votes, longer_wins
-from toy_models.experiments._figure import CHOSEN, REFERENCE, REJECTED, axes
+from toy_models.experiments._figure import COLORS, REFERENCE, axes
 from toy_models.experiments._real import files, llmfao
 
 PAGE = Path(__file__).with_name("real-preferences.md")
@@ -389,7 +389,7 @@ def page(votes: dict[str, Any], tied: dict[str, Any], longer: dict[str, Any], sl
 def by_times(result: dict[str, Any], ax: Any = None) -> Any:
     """How often the longer one wins, by how many times longer it is; returns the axes"""
     ax = axes(ax)
-    for name, key, color in (("OASST, by tree", "oasst", CHOSEN), ("HH, by prompt", "hh", REJECTED)):
+    for name, key, color in (("OASST, by tree", "oasst", COLORS[0]), ("HH, by prompt", "hh", COLORS[1])):
         times = result[f"{key}_times"]
         middle = np.sqrt(times[:-1] * times[1:])
         middle[-1] = times[-2] * 1.5  # the last bin goes on to where few are

@@ -20,8 +20,6 @@ build = util.module_from_spec(SPEC)
 SPEC.loader.exec_module(build)
 
 SOURCES = {source.stem: source for source in build.sources()}
-MINUTES = 15
-WORDS_A_MINUTE, LINES_A_MINUTE, FIGURE_MINUTES, EXERCISE_MINUTES = 200, 25, 0.5, 1.0
 
 
 def committed(name):
@@ -98,17 +96,11 @@ def test_its_exercises_are_set_and_answered_wrongly_first(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_it_is_read_in_a_quarter_of_an_hour(name):
-    assert minutes(committed(name)) <= MINUTES
+    assert 3 < build.minutes(committed(name)) <= 15
 
 
-def minutes(notebook):
-    """Prose and outputs at 200 words a minute, code at 25 lines, half a minute a picture, a minute an exercise"""
-    words = sum(len("".join(cell["source"]).split()) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    words += sum(len(printed(cell).split()) for cell in code(notebook))
-    lines = sum(1 for cell in code(notebook) for line in cell["source"] if line.strip())
-    drawn = sum(len(pictures(cell)) for cell in code(notebook))
-    tasks = sum(printed(cell).count("EXERCISE ") for cell in code(notebook))
-    return words / WORDS_A_MINUTE + lines / LINES_A_MINUTE + drawn * FIGURE_MINUTES + tasks * EXERCISE_MINUTES
+def test_the_contents_are_those_of_the_notebooks():
+    assert (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8") == build.contents()
 
 
 # ---- what it prints

@@ -1,33 +1,41 @@
-"""What the README says is executed: its code as doctests, its list of losses against the registry."""
+"""What the README and the guide say is executed: code as doctests, commands, the family against the registry."""
 
 import doctest
 import re
 from pathlib import Path
 
+import pytest
+
 import dpo_numpy as dn
 from dpo_numpy import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/experiment.md")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_its_code_prints_what_it_shows():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", PAGES)
+def test_its_code_prints_what_it_shows(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) >= 3
-    test = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "README.md", "README.md", 0)
+    test = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page, page, 0)
     report: list[str] = []
     failed, tried = doctest.DocTestRunner().run(test, out=report.append)
     assert tried > 10
     assert not failed, "".join(report)
 
 
-def test_it_names_every_loss():
-    section = README[README.index("`dn.LOSSES` holds") : README.index("each with its formula")]
-    assert re.findall(r"`(\w+)`", section) == [*dn.LOSSES]
+def test_the_family_is_named_whole_and_once():
+    rows = re.findall(r"^\| [^|]+ \| (`.+`) \|$", README[README.index("## The family"):README.index("## Exact")], re.M)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted([*dn.LOSSES, *dn.SURROGATES])
+    assert set(re.findall(r"`(\w+)`", rows[-1])) == set(dn.SURROGATES)
 
 
-def test_it_names_every_surrogate():
-    section = README[README.index("`dn.SURROGATES` holds") : README.index("documented alike")]
-    assert re.findall(r"`(\w+)`", section) == [*dn.SURROGATES]
+def test_three_hundred_numbers_of_theory():
+    rows = re.findall(r"^\|(?! ---|---)", (ROOT / "docs/exact.md").read_text(encoding="utf-8"), re.MULTILINE)
+    heads = re.findall(r"^\|[ -]*---", (ROOT / "docs/exact.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) - len(heads) >= 300
 
 
 def test_its_experiment_runs_and_its_sweep_sweeps(tmp_path, sketched, capsys):
@@ -41,7 +49,9 @@ def test_its_experiment_runs_and_its_sweep_sweeps(tmp_path, sketched, capsys):
         assert (tmp_path / word / ("figure.svg" if word == "run" else "rows.csv")).stat().st_size > 0
 
 
-def test_its_links_lead_somewhere():
-    prose = re.sub(r"```.*?```|`[^`]*`(?!\])", "", README, flags=re.DOTALL)
+@pytest.mark.parametrize("page", PAGES)
+def test_its_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```|`[^`]*`(?!\])", "", text, flags=re.DOTALL)
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", prose):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        assert (ROOT / page).parent.joinpath(target).exists(), target

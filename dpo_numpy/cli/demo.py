@@ -110,7 +110,7 @@ def _pair_figure(h: float) -> Any:
         axis.plot(h, at, "o", color="black")
         axis.annotate(f"the pair: {at:.4f}", (h, at), (12, 10), textcoords="offset points")
         axis.axvline(0, color="0.85", zorder=0)
-        axis.set(xlabel="h = log-ratio of the chosen minus of the rejected (nats)", title=label)
+        axis.set(xlabel="h = difference of the log-ratios (nats)", title=label)
     return figure
 
 

@@ -21,9 +21,15 @@ __all__ = ["LESSONS", "Exercise", "exercise", "exercises"]
 #: the notebooks that have exercises: notebooks/NN_NAME.py, dpo_numpy/teach/lessons/NAME.py
 LESSONS = (
     "one_page",
+    "derivation",
+    "gradient",
     "winning_not_likelier",
     "length",
     "distribution_shift",
+    "which_variant",
+    "family",
+    "verify_yours",
+    "capstone",
 )
 WIDTH = 100
 Answers = Callable[..., Any]

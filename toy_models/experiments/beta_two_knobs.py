@@ -34,7 +34,7 @@ from ..tabular import Tabular
 from ..worlds import bandit
 from ._claims import Claim, below, near
 from ._config import require, streams
-from ._figure import COLORS, OPTIMUM, POLICY, REFERENCE, REJECTED, axes
+from ._figure import COLORS, OPTIMUM, POLICY, REFERENCE, axes
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
@@ -352,8 +352,8 @@ def _most(result: dict[str, Array], ax: Any = None) -> Any:
 def _references(result: dict[str, Array], ax: Any = None) -> Any:
     """KL to the first reference, where the reference stands still, moves in rounds, and is never frozen"""
     ax = axes(ax)
-    looks = {"frozen": (OPTIMUM, "-", "frozen: to π*"), "hard": (COLORS[3], "-", "TR-DPO, hard: to β/k"),
-             "soft": (COLORS[2], "-", "TR-DPO, soft"), "unfrozen": (REJECTED, "--", "unfrozen by mistake: drifts")}
+    looks = {"frozen": (OPTIMUM, "-", "frozen: to π*"), "hard": (COLORS[1], "-", "TR-DPO, hard: to β/k"),
+             "soft": (COLORS[2], "-", "TR-DPO, soft"), "unfrozen": (COLORS[0], "--", "unfrozen by mistake: drifts")}
     for road, way in zip(result["road"].tolist(), result["way"], strict=True):
         color, style, label = looks[road]
         ax.plot(np.arange(1, len(way) + 1), way, style, color=color, label=label)

@@ -30,7 +30,7 @@ from ..tabular import Tabular
 from ..worlds import bandit
 from ._claims import Claim, above, below
 from ._config import require, streams
-from ._figure import CHOSEN, COLORS, OPTIMUM, POLICY, REFERENCE, REJECTED, axes
+from ._figure import COLORS, OPTIMUM, POLICY, REFERENCE, axes
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
 
@@ -259,8 +259,8 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
     clones, others = names == "SFT on chosen", np.isin(names, LOSSES)
     for which, marker, color, label in (
         (told, "o", OPTIMUM, "told r, or every pair"), (labels, "*", POLICY, "DPO of labels"),
-        (best_of, "^", COLORS[1], "best of n"), (clones, "s", CHOSEN, "SFT on chosen"),
-        (others, ".", REJECTED, "other losses, every pair"),
+        (best_of, "^", COLORS[1], "best of n"), (clones, "s", COLORS[0], "SFT on chosen"),
+        (others, ".", COLORS[2], "other losses, every pair"),
         (names == "½ π_ref + ½ π*", "D", REFERENCE, "½ π_ref + ½ π*"),
     ):
         ax.plot(kl[which], reward[which], marker, color=color, ms=9 if marker == "*" else 6, label=label)
@@ -278,7 +278,7 @@ def _gaps(result: dict[str, Array], ax: Any = None) -> Any:
     for world in gap:
         ax.plot(world, at, ".", color=REFERENCE, ms=4, alpha=0.6)
     ax.scatter(np.maximum(result["ends_gap"].mean(axis=0), floor), at, s=25, zorder=2,
-               color=np.where(result["told"], OPTIMUM, REJECTED))
+               color=np.where(result["told"], OPTIMUM, COLORS[0]))
     ax.set_yticks(at, result["learner"], fontsize=7)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="reward below the frontier, nats: worlds, and their mean",

@@ -36,7 +36,7 @@ from dpo_numpy.preferences import Preferences
 from ..ngram import NGram
 from ._claims import Claim, above, below, near
 from ._config import require, streams
-from ._figure import CHOSEN, COLORS, POLICY, REFERENCE, REJECTED, axes
+from ._figure import COLORS, POLICY, REFERENCE, axes
 from ._real import files
 
 __all__ = ["PANELS", "REPLICATED", "Config", "claims", "plot", "run"]
@@ -340,8 +340,9 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
 
     for k, length in enumerate(result["coin_length"][:, 0]):
         line(length, color=REFERENCE, lw=0.7, label="coins" if k == 0 else None)
-    for name, length, color in zip(LABELS, result["length"][0], (CHOSEN, COLORS[2], REJECTED, COLORS[1]), strict=True):
-        line(length, color=color, lw=2, label=name)
+    looks = ((COLORS[0], "-"), (COLORS[2], "-"), (COLORS[0], "--"), (COLORS[1], "-"))
+    for name, length, (color, dashes) in zip(LABELS, result["length"][0], looks, strict=True):
+        line(length, color=color, ls=dashes, lw=2, label=name)
     ax.axhline(result["start"], color=REFERENCE, lw=0.8, ls=":")
     ax.set(xlabel="steps of Adam", ylabel="E|y|, characters",
            title=f"Length and who labels (β = {result['beta'][0]:g})")
@@ -352,7 +353,7 @@ def plot(result: dict[str, Array], ax: Any = None) -> Any:
 def _parts(result: dict[str, Array], ax: Any = None) -> Any:
     ax = axes(ax)
     x, growth, noise = np.arange(len(result["beta"])), result["growth"], result["noise"]
-    for k, (height, color, name) in enumerate(((growth[:, 0], CHOSEN, "people"), (
+    for k, (height, color, name) in enumerate(((growth[:, 0], COLORS[0], "people"), (
             growth[:, 3], COLORS[1], "people, lengths balanced"), (noise, REFERENCE, "coins"))):
         ax.bar(x + 0.27 * (k - 1), height, 0.25, color=color, label=name,
                yerr=Z * result["noise_error"] if name == "coins" else None)
@@ -382,7 +383,7 @@ def _files(result: dict[str, Array], ax: Any = None) -> Any:
                                        "score_error"), ("bytes, split at random", "mixed", "mixed_error"))]
     shown = [row for row in shown if np.isfinite(row[1])]
     y = np.arange(len(shown))[::-1]
-    ax.errorbar([row[1] for row in shown], y, xerr=[Z * row[2] for row in shown], fmt="o", color=CHOSEN, elinewidth=2)
+    ax.errorbar([row[1] for row in shown], y, xerr=[Z * row[2] for row in shown], fmt="o", color="black", elinewidth=2)
     ax.axvline(0.5, color=REFERENCE, lw=0.8, ls=":")
     ax.set(yticks=y, yticklabels=[row[0] for row in shown], ylim=(-0.6, len(shown) - 0.4), xlabel="share of pairs",
            title="Right how often (95%)")
