@@ -2,6 +2,8 @@
 
 import base64
 import contextlib
+import csv
+import gzip
 import io
 import json
 import re
@@ -126,6 +128,25 @@ def test_its_code_prints_what_is_committed(name, tmp_path, monkeypatch):
 
 def run(source, names):
     exec(source, names)  # in a frame of its own
+
+
+def test_bradley_terry_shows_the_votes_of_people_where_they_are(data_dir, tmp_path, monkeypatch, capsys):
+    """Counts and the side that is favored are read off the file here"""
+    with gzip.open(data_dir / "llmfao_crowd_comparisons.csv.gz", "rt", encoding="utf-8") as file:
+        winners = [row["winner"] for row in csv.DictReader(file)]
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    names = {"__name__": "__main__"}
+    with np.printoptions(), matplotlib.rc_context():
+        for cell in code(committed("05_bradley_terry")):
+            run(compile("".join(cell["source"]), "05_bradley_terry", "exec"), names)
+        from matplotlib import pyplot
+
+        pyplot.close("all")
+    said = capsys.readouterr().out
+    assert f"{len(winners):,} votes, 59 models" in said and "No votes here" not in said
+    assert winners.count("left") > winners.count("right")
+    assert re.search(r"^left answer +\+0\.\d\d ± 0\.\d\d$", said, re.MULTILINE)
 
 
 # ---- the builder
