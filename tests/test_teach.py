@@ -103,6 +103,8 @@ def test_there_is_no_other():
 
 SQUARES = Exercise("squares", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
                    {"that doubles": lambda x: 2 * x}, cases=[(3.0,), (np.array([1.0, -2.0]),)])
+INVERSES = Exercise("inverses", "Write inverse(x).", "1 over 0 is inf.", lambda x: 1 / x if x else math.inf,
+                    lambda x: 1 / x if x else math.inf, {"that is x": lambda x: x}, cases=[(2.0,), (0.0,)])
 NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, lambda: 3.0 * 3.0,
                 {"that adds": lambda: 6.0})
 
@@ -124,6 +126,7 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (SQUARES, lambda x: {"x": x}, "at x = 3: yours gives {'x': 3.0}, expected numbers like 9"),
         (SQUARES, lambda x: "nine", "at x = 3: yours gives nine, 1 word; expected 1 number"),
         (SQUARES, 9.0, "9 is no function; expected one of (x)"),
+        (INVERSES, lambda x: 3 / x if x else math.inf, "at x = 2: yours gives 1.5, expected 0.5"),
         (NINE, 9, ""),
         (NINE, 6, "that adds"),
         (NINE, 10.0, "10 it is not"),

@@ -26,6 +26,9 @@ LESSONS = (
     "four_models",
     "bradley_terry",
     "beta",
+    "winning_not_likelier",
+    "length",
+    "distribution_shift",
     "which_variant",
     "family",
     "verify_yours",
@@ -134,7 +137,7 @@ class Exercise:
 
     def _factor(self, found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float | None:
         mine, truth = np.concatenate([*map(np.ravel, found)]), np.concatenate([*map(np.ravel, expected)])
-        if mine.size < 2 or not (truth.any() and mine.any()):
+        if mine.size < 2 or not (truth.any() and mine.any() and np.isfinite([mine, truth]).all()):
             return None
         factor = float(mine @ truth / (truth @ truth))
         return factor if np.allclose(mine, factor * truth, rtol=self.rtol, atol=self.rtol * _size(truth)) else None
