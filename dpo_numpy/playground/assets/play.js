@@ -44,8 +44,8 @@ function label(control) {
 const asking = {};
 let engine = askServer;
 
-const ALONE = "This copy of the page has no Python behind it, so its numbers stay as they were built. To make it live, " +
-  "run dpo-numpy play, or add ?pyodide= and the address of a Pyodide folder to this page's address.";
+const ALONE = "This copy of the page has no Python behind it, so its numbers stay as they were built. To make it " +
+  "live, run dpo-numpy play, or add ?pyodide= and the address of a Pyodide folder to this page's address.";
 const GONE = "Nobody answers: the numbers stay as they are. To go on, run dpo-numpy play again and reload this page.";
 
 async function askServer(question) {
@@ -123,7 +123,10 @@ function goto(index, say = true) {
   step = Math.min(Math.max(index, 0), steps.length - 1);
   const everything = $("step-all").getAttribute("aria-pressed") === "true";
   steps.forEach((item, i) => { item.hidden = !everything && i !== step; });
-  tabs.forEach((tab, i) => { if (i === step) tab.setAttribute("aria-current", "step"); else tab.removeAttribute("aria-current"); });
+  tabs.forEach((tab, i) => {
+    if (i === step) tab.setAttribute("aria-current", "step");
+    else tab.removeAttribute("aria-current");
+  });
   $("step-back").setAttribute("aria-disabled", step === 0);
   $("step-next").setAttribute("aria-disabled", step === steps.length - 1);
   document.querySelector(".steps").classList.toggle("all", everything);
@@ -139,7 +142,9 @@ $("step-all").addEventListener("click", () => {
   goto(step);
 });
 document.querySelector(".stepper").addEventListener("keydown", (event) => {
-  const to = { ArrowRight: step + 1, ArrowDown: step + 1, ArrowLeft: step - 1, ArrowUp: step - 1, Home: 0, End: steps.length - 1 }[event.key];
+  const to = {
+    ArrowRight: step + 1, ArrowDown: step + 1, ArrowLeft: step - 1, ArrowUp: step - 1, Home: 0, End: steps.length - 1,
+  }[event.key];
   if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   goto(to);
@@ -178,7 +183,8 @@ function reveal(panel, skip) {
   const unsaid = fields.filter((field) => picked(field.dataset.question) === undefined);
   const note = document.querySelector(`[data-note="${panel}"]`);
   if (unsaid.length && !skip && (panel === "run" || unsaid.length === fields.length)) {
-    note.textContent = unsaid.length === 1 ? "One question has no answer of yours yet." : `${unsaid.length} questions have no answer of yours yet.`;
+    const many = unsaid.length > 1;
+    note.textContent = `${unsaid.length} question${many ? "s have" : " has"} no answer of yours yet.`;
     unsaid[0].querySelector("input").focus();
     return;
   }
@@ -289,7 +295,8 @@ verdicts();
 
 // ---- Python in this browser, where the page's address or the page itself names a Pyodide
 
-const named = new URLSearchParams(location.search).get("pyodide") ?? document.querySelector('meta[name="pyodide"]')?.content;
+const named = new URLSearchParams(location.search).get("pyodide")
+  ?? document.querySelector('meta[name="pyodide"]')?.content;
 
 async function startPyodide(address) {
   const folder = new URL(address.endsWith("/") ? address : `${address}/`, location.href).href;
