@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 04 · Four models or two
 #
-# **Claim: told the same preferences, PPO with four models and DPO with two end at the same policy, where a
-# policy can be any; and of models of one size PPO holds exactly twice DPO's bytes in training, two trained and
-# two frozen models against one of each.** First
-# the bytes, which are an account, then a world of four answers in which every road can be walked to its end.
+# **Claim: on a table, told the same preferences at one β, PPO with four models and DPO with two end at the same
+# policy; and with models of one size PPO holds exactly twice DPO's bytes in training, two trained and two
+# frozen models against one of each.** First the bytes, which are an account, then a world of four answers in
+# which every road can be walked to its end.
 
 # %%
 import matplotlib.pyplot as plt
