@@ -105,6 +105,10 @@ SQUARES = Exercise("squares", "Write square(x).", "Multiply.", np.square, lambda
                    {"that doubles": lambda x: 2 * x}, cases=[(3.0,), (np.array([1.0, -2.0]),)])
 INVERSES = Exercise("inverses", "Write inverse(x).", "1 over 0 is inf.", lambda x: 1 / x if x else math.inf,
                     lambda x: 1 / x if x else math.inf, {"that is x": lambda x: x}, cases=[(2.0,), (0.0,)])
+LONG, WIDE = (
+    Exercise("long", "Write square(x).", "Multiply.", np.square, lambda x: x * x, cases=[(np.arange(n),)])
+    for n in (9, 30))
+SMALL = Exercise("small", "Return x.", "It is there.", lambda x: x, lambda x: 1 * x, cases=[(1.0,), (1e-12,)])
 NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, lambda: 3.0 * 3.0,
                 {"that adds": lambda: 6.0})
 
@@ -127,6 +131,10 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (SQUARES, lambda x: "nine", "at x = 3: yours gives nine, 1 word; expected 1 number"),
         (SQUARES, 9.0, "9 is no function; expected one of (x)"),
         (INVERSES, lambda x: 3 / x if x else math.inf, "at x = 2: yours gives 1.5, expected 0.5"),
+        (SMALL, lambda x: x + 1e-12, "at x = 1e-12: yours gives 2e-12, expected 1e-12"),
+        (LONG, lambda x: np.where(x == 4, 0, x * x), "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [4] of yours is 0"),
+        (LONG, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [8] of yours is 9, expected 64"),
+        (WIDE, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, ...: entry"),
         (NINE, 9, ""),
         (NINE, 6, "that adds"),
         (NINE, 10.0, "10 it is not"),
