@@ -56,7 +56,7 @@ def test_gradients_of_a_pair_are_differences_of_its_value(loss):
 def test_what_is_said_of_other_pairs_is_so(loss):
     given = {**PAIR, "loss": loss, "beta": 0.2}
     found = evaluate(given)
-    assert found["doubled"]["grad"] == evaluate({**given, "beta": 0.4})["grad"]
+    assert found["doubled"] == {"beta": 0.4, "grad": evaluate({**given, "beta": 0.4})["grad"]}
     turned = dict(given)
     for prefix in ("", "ref_", "length_"):
         turned[f"{prefix}chosen"], turned[f"{prefix}rejected"] = given[f"{prefix}rejected"], given[f"{prefix}chosen"]
