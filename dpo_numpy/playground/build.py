@@ -156,7 +156,7 @@ def derivation(parts: Mapping[str, str]) -> str:
 <nav class="stepper live" aria-label="steps of the derivation (arrow keys work)">
 <span class="tabs">{tabs}</span><button type="button" id="step-back">Back</button>
 <button type="button" id="step-next">Next</button>
-<button type="button" id="step-all" aria-pressed="false">All at once</button></nav>
+<button type="button" id="step-all" aria-pressed="true">All at once</button></nav>
 <p id="step-said" class="small live" role="status" aria-live="polite"></p>
 <ol class="steps">{items}</ol>
 {said(parts, "derivation")}

@@ -119,28 +119,27 @@ const steps = all(".step");
 const tabs = all("[data-step]");
 let step = 0;
 
-function goto(index, say = true) {
+const everything = () => $("step-all").getAttribute("aria-pressed") === "true";
+
+function goto(index, whole = false) {
   step = Math.min(Math.max(index, 0), steps.length - 1);
-  const everything = $("step-all").getAttribute("aria-pressed") === "true";
-  steps.forEach((item, i) => { item.hidden = !everything && i !== step; });
+  $("step-all").setAttribute("aria-pressed", whole);
+  steps.forEach((item, i) => { item.hidden = !whole && i !== step; });
   tabs.forEach((tab, i) => {
-    if (i === step) tab.setAttribute("aria-current", "step");
+    if (i === step && !whole) tab.setAttribute("aria-current", "step");
     else tab.removeAttribute("aria-current");
   });
   $("step-back").setAttribute("aria-disabled", step === 0);
   $("step-next").setAttribute("aria-disabled", step === steps.length - 1);
-  document.querySelector(".steps").classList.toggle("all", everything);
-  if (say) $("step-said").textContent = `Step ${step + 1} of ${steps.length}`;
-  if (say && everything) steps[step].scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" });
+  document.querySelector(".steps").classList.toggle("all", whole);
+  $("step-said").textContent = whole ? "All steps. A number, or Next, shows one at a time."
+    : `Step ${step + 1} of ${steps.length}`;
 }
 
-$("step-back").addEventListener("click", () => goto(step - 1));
-$("step-next").addEventListener("click", () => goto(step + 1));
+$("step-back").addEventListener("click", () => goto(everything() ? step : step - 1));
+$("step-next").addEventListener("click", () => goto(everything() ? step : step + 1));
 tabs.forEach((tab, i) => tab.addEventListener("click", () => goto(i)));
-$("step-all").addEventListener("click", () => {
-  $("step-all").setAttribute("aria-pressed", $("step-all").getAttribute("aria-pressed") !== "true");
-  goto(step);
-});
+$("step-all").addEventListener("click", () => goto(step, !everything()));
 document.querySelector(".stepper").addEventListener("keydown", (event) => {
   const to = {
     ArrowRight: step + 1, ArrowDown: step + 1, ArrowLeft: step - 1, ArrowUp: step - 1, Home: 0, End: steps.length - 1,
@@ -150,8 +149,7 @@ document.querySelector(".stepper").addEventListener("keydown", (event) => {
   goto(to);
   if (tabs.includes(document.activeElement)) tabs[step].focus();
 });
-goto(0, false);
-$("step-said").textContent = `Step 1 of ${steps.length}`;
+goto(0, true);
 
 // ---- predict, then reveal
 
