@@ -9,8 +9,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-#: doctests are looked for in every file; these need torch and JAX
-collect_ignore_glob = ["zoo/torch_*.py", "zoo/jax_*.py"]
+#: doctests are looked for in every file; some need torch and JAX, and of the conftests one name would hide another
+collect_ignore_glob = ["zoo/torch_*.py", "zoo/jax_*.py", "conftest.py", "*/conftest.py"]
 
 os.environ["MPLBACKEND"] = "Agg"  # before Matplotlib is imported, here and in every process that a test starts
 
