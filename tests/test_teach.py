@@ -103,6 +103,11 @@ def test_there_is_no_other():
 
 SQUARES = Exercise("squares", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
                    {"that doubles": lambda x: 2 * x}, cases=[(3.0,), (np.array([1.0, -2.0]),)])
+SIZES = Exercise("sizes", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
+                 {"that doubles": lambda x: 2 * x}, cases=[(1.0,), (1e-4,)])
+LONG = Exercise("long", "Write total(x).", "Add.", np.sum, lambda x: sum(x),
+                {"that is the mean": lambda x: sum(x) / len(x)}, cases=[(np.ones(20),)])
+WORD = Exercise("word", "Up or down?", "Up.", lambda: "up", lambda: "up", {"the other way": lambda: "down"})
 NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, lambda: 3.0 * 3.0,
                 {"that adds": lambda: 6.0})
 
@@ -124,6 +129,11 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (SQUARES, lambda x: {"x": x}, "at x = 3: yours gives {'x': 3.0}, expected numbers like 9"),
         (SQUARES, lambda x: "nine", "at x = 3: yours gives nine, 1 word; expected 1 number"),
         (SQUARES, 9.0, "9 is no function; expected one of (x)"),
+        (SIZES, lambda x: x * x if x > 0.5 else 0.0, "at x = 0.0001: yours gives 0, expected 1e-08"),
+        (LONG, lambda x: 7.0, "at x = numbers of shape (20,): yours gives 7, expected 20"),
+        (WORD, " Up ", ""),
+        (WORD, "Down", "the other way"),
+        (WORD, "left", "left it is not"),
         (NINE, 9, ""),
         (NINE, 6, "that adds"),
         (NINE, 10.0, "10 it is not"),
