@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow lint notebooks pages mutate peers zoo wheel clean always
+.PHONY: help demo test slow browser lint notebooks pages docs mutate peers zoo wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -28,6 +28,9 @@ test: $(VENV)/with-test  ## run the test suite, but for the slow tests
 slow: $(VENV)/with-test $(VENV)/with-notebooks  ## run the slow tests
 	$(VENV)/bin/pytest -n 2 --dist worksteal -m slow
 
+browser: $(VENV)/with-browser  ## run the tests of pages in a browser: Chromium, as apt-get install chromium brings it
+	$(VENV)/bin/pytest -m browser tests/browser
+
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -38,6 +41,7 @@ notebooks: $(VENV)/with-notebooks  ## execute notebooks/*.py and write them with
 pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.md and most of docs (DPO_NUMPY_DATA: MYTHS.md too)
 	$(VENV)/bin/python tests/golden.py
 	$(VENV)/bin/python -m dpo_numpy.conformance.conventions
+	$(VENV)/bin/python -m dpo_numpy.playground.build
 	$(VENV)/bin/python docs/optima.py
 	$(VENV)/bin/python docs/picture.py
 	$(VENV)/bin/python docs/roads.py
@@ -46,6 +50,9 @@ pages: $(VENV)/with-test  ## write what is generated: golden.json, CONVENTIONS.m
 	test -z "$$DPO_NUMPY_DATA" || { $(VENV)/bin/python docs/real_preferences.py && $(VENV)/bin/python docs/myths.py; }
 	$(VENV)/bin/python tests/accuracy.py
 	$(VENV)/bin/python tests/exact.py
+
+docs: $(VENV)/with-docs  ## build the site, which opens offline: build/docs/index.html
+	$(VENV)/bin/python docs/website.py build/docs
 
 mutate: $(VENV)/with-test  ## change the code in one place at a time: docs/mutation.md (about half an hour)
 	$(VENV)/bin/python tests/mutate.py

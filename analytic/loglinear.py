@@ -160,6 +160,8 @@ def newton(features: ArrayLike, wins: ArrayLike, beta: float, steps: int = 200) 
 
 
 class Best(NamedTuple):
+    """The best policy of a class: its θ, and its J."""
+
     theta: Array  # (d,)
     value: float  # J, the mean over prompts
 

@@ -246,6 +246,8 @@ def linear_rate(hessian: ArrayLike) -> Rate:
 
 
 class MixedPairs(NamedTuple):
+    """How often to draw each pair, and the step that is Newton's then."""
+
     weight: Array  # (..., K, K), symmetric, of sum 1 over the pairs
     step: Array  # (...)
 

@@ -20,6 +20,8 @@ WEIGHT, TRAINED = 2, 16  # bytes a parameter
 
 
 class Model(NamedTuple):
+    """A copy of the parameters and what it is for: `role`, their number, and whether it is trained."""
+
     role: str
     parameters: float
     trained: bool
@@ -43,10 +45,12 @@ class Phase(NamedTuple):
 
     @property
     def weights(self) -> float:
+        """Bytes of the weights alone, of all its models"""
         return sum(model.weights for model in self.models)
 
     @property
     def state(self) -> float:
+        """Bytes with gradients and optimizers, of all its models"""
         return sum(model.state for model in self.models)
 
 
@@ -58,10 +62,12 @@ class Memory(NamedTuple):
 
     @property
     def weights(self) -> float:
+        """Bytes of the weights alone, in the largest phase"""
         return max(phase.weights for phase in self.phases)
 
     @property
     def state(self) -> float:
+        """Bytes with gradients and optimizers, in the largest phase"""
         return max(phase.state for phase in self.phases)
 
     def __str__(self) -> str:

@@ -18,6 +18,8 @@ Params = dict[str, NDArray[Any]]
 
 
 class Check(NamedTuple):
+    """A gradient against differences, along one direction; in units of unavoidable rounding."""
+
     claimed: float  # <grad, direction>
     measured: float  # the directional derivative
     units: float  # |claimed - measured| / (eps Σ |gradᵢ directionᵢ|); 1/eps where 0 is claimed and not measured

@@ -18,7 +18,7 @@ R = TypeVar("R")
 #: the style file, as Matplotlib finds it in a package
 STYLE = "dpo_numpy.figures"
 
-# after Okabe & Ito: told apart by color-blind readers too
+#: after Okabe & Ito: told apart by color-blind readers too
 CHOSEN, REJECTED, REFERENCE, OPTIMUM, POLICY = "#0072B2", "#D55E00", "#7f7f7f", "#009E73", "#CC79A7"
 #: for what is none of these, in the style file's order
 COLORS = ("#000000", "#E69F00", "#56B4E9", CHOSEN, REJECTED, OPTIMUM, POLICY, REFERENCE)

@@ -39,6 +39,8 @@ Kernel = Callable[..., tuple[Array, Any]]
 
 
 class Link(NamedTuple):
+    """From scores (..., B, K) to a value a comparison (..., B), with its slopes ∂value/∂score (..., B, K)."""
+
     fn: Callable[[Array, Array, Values], tuple[Array, Array]]
     needs: tuple[str, ...] = ()
     columns: int | None = 2  # the K it takes; None: any

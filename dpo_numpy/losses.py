@@ -157,6 +157,7 @@ class Loss:
         return fact if fact.dtype == bool else fact.astype(np.promote_types(first.real.dtype, np.float32), copy=False)
 
 
+#: name -> factory: hyper-parameters -> a `Loss` of pairs, rankings, single responses or rewards
 LOSSES: dict[str, Callable[..., Loss]] = {}
 
 

@@ -21,6 +21,8 @@ Rate = float | Callable[[int], float]
 
 
 class Optimizer(NamedTuple):
+    """init(params) -> state;   update(gradient, state, params) -> Δ, state, and params + Δ are the new ones"""
+
     init: Callable[[Params], State]
     update: Callable[[Params, State, Params], tuple[Params, State]]
 

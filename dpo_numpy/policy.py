@@ -30,15 +30,21 @@ Params = dict[str, Array]
 
 
 class Policy(Protocol):
-    @property
-    def vocab(self) -> int: ...
+    """π(next token | tokens so far) = softmax(logits), and the pullback that takes ∂L/∂logits to ∂L/∂params."""
 
     @property
-    def eos(self) -> int | None: ...
+    def vocab(self) -> int:
+        """V, how many outcomes a token has"""
 
-    def init(self, rng: np.random.Generator) -> Params: ...
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a response; None where a response is a single token"""
 
-    def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]: ...
+    def init(self, rng: np.random.Generator) -> Params:
+        """Parameters to start from, by name"""
+
+    def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """Logits (..., N, T, V) of tokens (N, T), those at t for the token at t + 1; and dlogits -> dparams"""
 
 
 def sample(policy: Policy, params: Params, prompts: Sequence[Sequence[int]], rng: np.random.Generator,

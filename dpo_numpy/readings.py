@@ -278,6 +278,7 @@ def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:
     return sequence_kl(logits, ref_logits, responses.mask)
 
 
+#: name -> logits, responses -> the reading and its pullback to the logits
 READINGS: dict[str, Callable[[Array, Responses], tuple[Array, Pullback]]] = {
     "logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.mask),
     "full_logp": lambda logits, responses: sequence_logp(logits, responses.tokens, responses.whole),

@@ -19,6 +19,8 @@ Values = Mapping[str, Array]
 
 
 class Score(NamedTuple):
+    """From readings (..., B, K) to a number a response, s (..., B, K), and the pullback of ∂L/∂s to each reading."""
+
     fn: Callable[[Values, Values], tuple[Array, Callable[[Array], dict[str, Array]]]]
     reads: tuple[str, ...] = ("logp",)
     needs: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ __all__ = ["SURROGATES"]
 Array = NDArray[Any]
 Reduction = Callable[[Array, Array], Array]
 
+#: name -> factory: hyper-parameters -> a `Loss` of the tokens of sampled responses
 SURROGATES: dict[str, Callable[..., Loss]] = {}
 
 

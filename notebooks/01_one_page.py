@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 01 · DPO in one page
 #
-# **Claim: all of DPO is one negative log-sigmoid of a difference of four log-probs, and its gradient pushes the
-# chosen answer up exactly as hard as it pushes the rejected one down.** This notebook goes from one preference
-# pair to a training step, and shows on the way that the two pushes do not mean that the chosen answer becomes
-# likelier.
+# **Claim: the DPO loss of a pair is one negative log-sigmoid of four log-probs, and its slopes in the chosen
+# and in the rejected log-prob are equal and opposite; yet the chosen answer can become less likely.** This
+# notebook goes from one preference pair to a training step, and on to 300 of them.
 #
 # Every number below was computed while the notebook ran. Before each reveal you are asked for a prediction:
 # change `"..."` to yours, run the cell, then read on. The answers that are stored here are somebody's honest
@@ -23,10 +22,10 @@ plt.style.use(figures.STYLE)
 # %% [markdown]
 # ## A pair
 #
-# A customer writes: *my order is late*. People compared two answers and preferred one, the **chosen**; the other
-# is the **rejected**. A language model is asked how likely it finds each of them: the sum of the log-probs of the
-# answer's tokens, in nats. Two models are asked: the **policy**, which is being trained, and the **reference**,
-# the same model before training, which never changes.
+# A customer writes: *my order is late*. People compared two answers and preferred one, the **chosen**; the
+# other is the **rejected**. A language model is asked how likely it finds each of them: the sum of the
+# log-probs of the answer's tokens, in nats (logarithms are natural). Two models are asked: the **policy**,
+# which is being trained, and the **reference**, the same model before training, which never changes.
 
 # %%
 policy_chosen, policy_rejected = -2.1, -4.5
@@ -41,7 +40,8 @@ print(f"log-ratio of the rejected {ratio_rejected:+.1f}   and this one less")
 # ## The loss
 #
 # A log-ratio, times a constant $\beta$, is the **implicit reward** that the policy gives an answer. The
-# **margin** is the difference of the two rewards, and the loss is what logistic regression would charge for it:
+# **margin** is the difference of the two rewards, and the loss is what logistic regression would charge for it.
+# With $w$ for the chosen, the winner, and $l$ for the rejected, the loser:
 #
 # $$\text{margin} = \beta\,\bigl[(\log\pi_w - \log\pi^{ref}_w) - (\log\pi_l - \log\pi^{ref}_l)\bigr],
 # \qquad \text{loss} = -\log\sigma(\text{margin}),\qquad \sigma(m) = \frac{1}{1 + e^{-m}}.$$
@@ -66,15 +66,15 @@ print(f"loss   -log σ({margin:.2f}) = {loss:.6f}")
 # %% [markdown]
 # ## Both gradients
 #
-# The slope of $-\log\sigma(m)$ is $-\sigma(-m)$, and the margin depends on the chosen log-prob with slope $\beta$
-# and on the rejected one with slope $-\beta$:
+# The slope of $-\log\sigma(m)$ is $-\sigma(-m)$, and the margin depends on the chosen log-prob with slope
+# $\beta$ and on the rejected one with slope $-\beta$:
 #
 # $$\frac{\partial\,\text{loss}}{\partial\log\pi_w} = -\beta\,\sigma(-\text{margin}),\qquad
 # \frac{\partial\,\text{loss}}{\partial\log\pi_l} = +\beta\,\sigma(-\text{margin}).$$
 #
-# Three things to read off. The *size* $\sigma(-\text{margin})$ is the probability that the implicit reward gives
-# to the order that people rejected: pairs that are right already hardly pull. $\beta$ stands in front. And the
-# two are equal and opposite.
+# Three things to read off. The *size* $\sigma(-\text{margin})$ is the probability that the implicit reward
+# gives to the wrong order, if the margin is read as log-odds: a pair that is right by far hardly pulls.
+# $\beta$ stands in front. And the two are equal and opposite.
 
 # %%
 harder = teach.predict("which of the two log-probs does the loss push harder?", "chosen",
@@ -88,7 +88,7 @@ harder.reveal("neither", because="The loss knows only their difference. Whether 
 
 # %% [markdown]
 # The loss and the weight against the margin, with the pair on both curves. Far to the left, where the order is
-# wrong, the loss is a straight line and the weight 1; far to the right both vanish.
+# wrong, the loss is nearly a straight line and the weight nearly 1; far to the right both vanish.
 
 # %%
 margins = np.linspace(-6, 6, 241)
@@ -107,9 +107,9 @@ right.set(title="weight = σ(-margin)", xlabel="margin");
 # %% [markdown]
 # ## A step
 #
-# Now with a model: a bigram over four tokens (0 ends an answer), whose table `W[current, next]` holds logits.
-# Chosen is *1 2 end*, rejected is *1 3 end*: they share the first token and part at the second. From logits to
-# updated table it is one page, [minimal.py](../dpo_numpy/minimal.py), which this calls.
+# Now with a model: a bigram over four tokens (0 begins and ends an answer), whose table `W[current, next]`
+# holds logits. Chosen is *1 2 end*, rejected is *1 3 end*: they share the first token and part at the second.
+# From logits to updated table it is one page, [minimal.py](../dpo_numpy/minimal.py), which this calls.
 
 # %%
 chosen = (np.array([[0, 1, 2, 0]]), np.array([[0, 1, 1, 1]]))  # tokens, and which of them are the answer's
@@ -130,9 +130,10 @@ print("rows of W that moved:", np.flatnonzero(np.abs(W).max(axis=1)).tolist())
 
 # %% [markdown]
 # Row 1 moved, where the answers part: 2 up, 3 down. So did rows 2 and 3, how each answer ends. Row 0, the first
-# token, which both share, did not: its two pushes cancel. What the answers have in common, DPO cannot learn.
+# token, which both share, did not: its two pushes cancel. A beginning that both share is not in the margin,
+# whatever the model.
 #
-# Here chosen rose. Let the two answers share more, and train for longer:
+# Here chosen rose. Now let the answers share a step further on, from 1 to 2, and train for longer:
 
 # %%
 chosen = (np.array([[0, 1, 1, 2, 0]]), np.array([[0, 1, 1, 1, 1]]))
@@ -146,13 +147,14 @@ for _ in range(300):
     path.append(np.subtract(log_probs(W), before))
     _, W = minimal.dpo_step(W, reference, chosen, rejected, beta, lr=1.0)
 path = np.array(path)
+assert (np.diff(path[:, 0] - path[:, 1]) > 0).all()  # the gap grows with every step
 
 figure, axis = plt.subplots(figsize=(7, 3.4))
 for k, (name, color) in enumerate({"chosen": figures.CHOSEN, "rejected": figures.REJECTED}.items()):
     axis.plot(path[:, k], color=color)
-    axis.annotate(name, (len(path), path[-1, k]), color=color, va="center")
+    axis.annotate(name, (len(path), path[-1, k]), (4, -8), textcoords="offset points", color=color)
 axis.plot(path[:, 0] - path[:, 1], color="black")
-axis.annotate("the gap", (len(path), path[-1, 0] - path[-1, 1]), va="center")
+axis.annotate("the gap", (len(path), path[-1, 0] - path[-1, 1]), (4, -4), textcoords="offset points")
 axis.axhline(0, color=figures.REFERENCE, lw=1)
 axis.set(xlabel="step", ylabel="change of log π, nats", xlim=(0, 345))
 
@@ -179,7 +181,7 @@ exercise.check(gradient)
 
 # %%
 exercise = teach.exercise("beta_for_certainty")
-exercise.check(0.9 / 2.2)
+exercise.check(0.8 / 2.2)
 
 # %% [markdown]
 # **Next:** [02 · the derivation](02_derivation.ipynb): where the loss comes from, line by line.

@@ -3,8 +3,8 @@
 #
 # **Claim: pay for reward, charge β for each nat of KL from the reference, and the best of all policies is
 # known in closed form, but for Z, a sum over every possible answer. Two answers to one prompt are compared
-# without Z: what is left is one negative log-sigmoid. Told how people judge every pair, the policy with the
-# least of it is that best policy again.**
+# without Z: what is left is one negative log-sigmoid. Told how people who judge by this reward judge every
+# pair, the policy with the least of it is that best policy again.**
 #
 # Eight steps, each of them executed: with sympy where letters matter, and with NumPy in a world of three
 # answers, small enough to take every sum.
@@ -241,11 +241,12 @@ assert abs(entropy - population.entropy(population.bradley_terry_wins(r))) < 1e-
 assert abs(inner[loss(inner).argmin()] - best).max() < 2 / n
 print(f"labels' entropy {entropy:.4f}; loss of π* {loss(best):.4f}, of reference {loss(ref):.4f}")
 least.reveal(loss(best), because="People disagree, so a label cannot be foreseen: their entropy "
-             "is what no knowledge removes. π* attains it; all others on the list are above.")
+             "is what no knowledge removes. π* attains it; each policy of the list is above it.")
 
 # %% [markdown]
-# The circle is closed, on conditions that you can now name: labels are Bradley-Terry, there are as many as
-# one likes, the comparisons connect all answers, and the policy can express $\pi^\ast$. What happens without
+# The circle is closed, on conditions that you can now name: the reference gives every answer some probability,
+# labels are Bradley-Terry, there are as many as one likes, the comparisons connect all answers, and the policy
+# can express $\pi^\ast$. What happens without
 # each of them is the subject of later notebooks.
 #
 # ## Exercises

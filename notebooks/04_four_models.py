@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 04 · Four models or two
 #
-# **Claim: told the same preferences, PPO with four models and DPO with two end at the same policy; and in
-# training PPO holds exactly twice DPO's bytes, two trained and two frozen models against one of each.** First
-# the bytes, which are an account, then a world of four answers in which every road can be walked to its end.
+# **Claim: on a table, told the same preferences at one β, PPO with four models and DPO with two end at the same
+# policy; and with models of one size PPO holds exactly twice DPO's bytes in training, two trained and two
+# frozen models against one of each.** First the bytes, which are an account, then a world of four answers in
+# which every road can be walked to its end.
 
 # %%
 import matplotlib.pyplot as plt
@@ -177,7 +178,7 @@ for fitted in dn.train_reward_model(table, zero, [world.population()] * 40, dn.s
 assert np.ptp(judge["W"][0] - reward) < 1e-6  # right up to a constant, which nobody needs
 
 # %%
-noise = teach.predict("at constant steps, at which KL to π* does sampling keep PPO?", 0.01)
+noise = teach.predict("PPO's answers are random, its steps never shrink. KL to π* after 400 steps?", 0.01)
 
 # %%
 task = world.task()._replace(reward=dn.reward_model(table, judge))
@@ -206,15 +207,14 @@ axis.set(xlabel="gradient steps", ylabel="KL(π || π*), nats", xlim=(0, 42), yl
 # %% [markdown]
 # ## Where they do differ
 #
-# How many steps depends on step sizes and on $\beta$ (docs/roads.md counts them). Where all three end does
-# not.
+# How many steps a road takes depends on the step sizes; where all three end does not.
 #
 # Outside of toys rewards are never known. There are labels: say 400 pairs, each judged once. One road fits a
 # reward model to them and goes to that model's $\pi^{ref}e^{\hat r/\beta}/Z$, where PPO would end; the other
 # is DPO on the same labels.
 
 # %%
-nearer = teach.predict("400 labels: which road ends nearer to π*?", "reward model",
+nearer = teach.predict("400 labels: which road ends nearer to π*, at the same β?", "reward model",
                        among=["reward model", "DPO", "neither"])
 
 # %%

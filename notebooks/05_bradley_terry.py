@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 05 · Bradley-Terry, under every preference
 #
-# **Claim: DPO on a table of answers is, exactly, the fit that Zermelo published in 1929 for chess
-# tournaments, with $\beta\log(\pi/\pi^{ref})$ for a player's strength.** A baseball season shows what such a
-# fit knows, when there is none, and where a bias goes.
+# **Claim: DPO on a table of answers, trained to its optimum, is exactly the fit that Zermelo published in 1929
+# for chess tournaments, with $\beta\log(\pi/\pi^{ref})$ for a player's strength.** A baseball season shows
+# what such a fit knows, when there is none, and where a bias goes.
 
 # %%
 import matplotlib.pyplot as plt
@@ -143,10 +143,10 @@ for results, name, style in ((unbeaten, "its losses struck out", "-"), (wins, "a
 axis.set(xlabel="steps of ascent", ylabel="Milwaukee, nats over the mean", xlim=(1, 40000));
 
 # %% [markdown]
-# In general (Zermelo 1929, Ford 1957): there is one fit, and only one, if and only if every team has **lost
-# to every other, directly or through others**: wins lead in a circle from each to each. Preference data
-# seldom fulfil it. Where each answer is in one pair, judged once, no chosen answer has ever lost, and DPO's
-# margin in a table has no end, at any $\beta$: it goes on like the logarithm of the steps.
+# In general (Zermelo 1929, Ford 1957): there is one fit, and, but for a constant, only one, exactly if every
+# team has **lost to every other, directly or through others**: wins lead in a circle from each to each.
+# Preference data seldom fulfil it. Where each answer is in one pair, judged once, no chosen answer has ever
+# lost, and DPO's margin in a table has no end, at any $\beta$: it goes on like the logarithm of the steps.
 #
 # ## Home advantage, and where a bias goes
 #
@@ -175,7 +175,7 @@ won, lost = home[at, away].T
 assert (won.sum(), lost.sum()) == (154, 119)
 w = regress(X, won, lost)
 share = np.exp(np.append(w[:6], 0)) / np.exp(np.append(w[:6], 0)).sum()
-assert share.round(3).tolist() == [0.220, 0.190, 0.164, 0.157, 0.137, 0.088, 0.044]  # and here
+assert share.round(3).tolist() == [0.220, 0.190, 0.164, 0.157, 0.137, 0.088, 0.044]  # his
 advantage.reveal(w[-1], because="Between unequal teams the same γ turns fewer games than between "
                  "equals, so that the average over all games understates it.")
 
@@ -193,9 +193,9 @@ print(f"Milwaukee over Baltimore: {w[0]:.2f} nats")
 print(f"fitted without γ {blind[0]:.2f}, with γ {told[0]:.2f}")
 
 # %% [markdown]
-# What the model has no column for goes into the strengths. In preference data the home team is the answer
-# that is shown first, or the longer one: if judges favor those and nobody tells the reward model, it pays for
-# them.
+# A cause that has no column, and is not spread evenly, goes into the strengths. In preference data the
+# home team is the answer that is shown first, or the longer one. If judges favor length and nobody tells the
+# reward model, it pays for length; if they favor the first, for whose answers were shown first more often.
 #
 # ## Ties, and the same judge twice
 #

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 06 · Two knobs in one letter
 #
-# **Claim: at DPO's optimum a smaller $\beta$ always moves the policy farther, yet of all $\beta$ the one that
-# moves most in $T$ steps of descent is close to $c/\sqrt T$, and a smaller one has hardly begun.** *A low
-# $\beta$ moves the policy farther*, one course says; *a low $\beta$ hardly moves it*, says the next. One has
-# looked at the end, the other at the first hundred steps: $\beta$ sets where training ends, and how fast it
-# gets there.
+# **Claim: at DPO's optimum a smaller $\beta$ always means a policy farther away; after $T$ steps of descent on
+# a table, $T$ large, the $\beta$ that has moved it most is close to $c/\sqrt T$, and a far smaller one has
+# hardly begun.** *A low $\beta$ moves the policy farther*, one course says; *a low $\beta$ hardly moves it*,
+# says the next. One has looked at the end, the other at the first hundred steps: $\beta$ sets where training
+# ends, and how fast it gets there.
 
 # %%
 import matplotlib.pyplot as plt
@@ -101,11 +101,11 @@ axis.set(xlabel="β", ylabel="KL(π || reference), nats", ylim=(3e-5, 5));
 #
 # $$x \leftarrow x - \eta\beta^2\,\nabla L(x),$$
 #
-# and $\beta$ is nowhere else. **Every $\beta$ walks the same path** to $x = r$, the same likelihood that
-# notebook 05 fitted; $\beta^2$ is the pace. The policy is then told $x/\beta$.
+# and $\beta$ is nowhere else. In small steps **every $\beta$ walks the same path** to $x = r$, where the
+# likelihood of notebook 05 is largest; $\beta^2$ is the pace. The policy is then told $x/\beta$.
 
 # %%
-double = teach.predict("halve β: how many times as many steps to the same accuracy?", 2)
+double = teach.predict("halve β: how many times as many steps until x is within 0.01 of r?", 2)
 
 # %%
 def steps_until(beta):
@@ -143,10 +143,12 @@ for steps in (100, 1000, 10000):
 # ## Setting the clock right
 #
 # With steps of $\eta/\beta^2$ in place of $\eta$ all $\beta$ have the same $x$ after $T$ steps, and at every
-# $T$ a smaller $\beta$ has moved the policy farther. Adam divides a gradient by its own size, and thereby
-# does something of the kind by itself, at first:
+# $T$ a smaller $\beta$ has moved the policy farther. Adam divides a gradient by its own size, and $u$, not $x$,
+# then moves at a pace without $\beta$, at first:
 
 # %%
+same = [x * train(x, 100, lr=1 / x**2) for x in (0.1, 2.0)]
+assert np.allclose(*same, atol=1e-12)
 after_100 = kl(train(betas, 100, lr=1 / betas[:, None] ** 2))
 assert (np.diff(after_100) < 0).all()  # the smaller β, the farther
 adam_ratio = teach.predict("10 steps of Adam: KL at β = 0.01, over KL at β = 1", 0.1)
@@ -168,9 +170,9 @@ adam_ratio.reveal(kl(train_by_adam(0.01, 10)) / kl(train_by_adam(1.0, 10)), beca
 # %% [markdown]
 # ## Where there is no end
 #
-# One pair, always judged alike: then no $\beta$ has an optimum. In a table the gap $h = u_w - u_l$ moves by
-# $2\beta\,\sigma(-\beta h)$ a unit of time (learning rate times steps), and never stops. Suppose that the
-# reference gives the chosen answer 0.3, and that $\beta = 2$, twenty times the usual 0.1.
+# One pair of answers, the only two, always judged alike: then no $\beta$ has an optimum. In a table the gap
+# $h = u_w - u_l$ moves by $2\beta\,\sigma(-\beta h)$ a unit of time (learning rate times steps), without end.
+# Suppose that the reference gives the chosen answer 0.3, and that $\beta = 2$, twenty times the usual 0.1.
 
 # %%
 certain = teach.predict("π(chosen) in the end, at β = 2", 0.6)

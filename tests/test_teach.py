@@ -103,10 +103,14 @@ def test_there_is_no_other():
 
 SQUARES = Exercise("squares", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
                    {"that doubles": lambda x: 2 * x}, cases=[(3.0,), (np.array([1.0, -2.0]),)])
+INVERSES = Exercise("inverses", "Write inverse(x).", "1 over 0 is inf.", lambda x: 1 / x if x else math.inf,
+                    lambda x: 1 / x if x else math.inf, {"that is x": lambda x: x}, cases=[(2.0,), (0.0,)])
+LONG, WIDE = (
+    Exercise("long", "Write square(x).", "Multiply.", np.square, lambda x: x * x, cases=[(np.arange(n),)])
+    for n in (9, 30))
+SMALL = Exercise("small", "Return x.", "It is there.", lambda x: x, lambda x: 1 * x, cases=[(1.0,), (1e-12,)])
 SIZES = Exercise("sizes", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
                  {"that doubles": lambda x: 2 * x}, cases=[(1.0,), (1e-4,)])
-LONG = Exercise("long", "Write total(x).", "Add.", np.sum, lambda x: sum(x),
-                {"that is the mean": lambda x: sum(x) / len(x)}, cases=[(np.ones(20),)])
 WORD = Exercise("word", "Up or down?", "Up.", lambda: "up", lambda: "up", {"the other way": lambda: "down"})
 NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, lambda: 3.0 * 3.0,
                 {"that adds": lambda: 6.0})
@@ -129,8 +133,12 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (SQUARES, lambda x: {"x": x}, "at x = 3: yours gives {'x': 3.0}, expected numbers like 9"),
         (SQUARES, lambda x: "nine", "at x = 3: yours gives nine, 1 word; expected 1 number"),
         (SQUARES, 9.0, "9 is no function; expected one of (x)"),
-        (SIZES, lambda x: x * x if x > 0.5 else 0.0, "at x = 0.0001: yours gives 0, expected 1e-08"),
-        (LONG, lambda x: 7.0, "at x = numbers of shape (20,): yours gives 7, expected 20"),
+        (INVERSES, lambda x: 3 / x if x else math.inf, "at x = 2: yours gives 1.5, expected 0.5"),
+        (SMALL, lambda x: x + 1e-12, "at x = 1e-12: yours gives 2e-12, expected 1e-12"),
+        (LONG, lambda x: np.where(x == 4, 0, x * x), "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [4] of yours is 0"),
+        (LONG, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [8] of yours is 9, expected 64"),
+        (WIDE, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, ...: entry"),
+        (SIZES, lambda x: -x * x if x > 0.5 else 0.0, "at x = 1: yours gives -1, expected 1"),
         (WORD, " Up ", ""),
         (WORD, "Down", "the other way"),
         (WORD, "left", "left it is not"),

@@ -184,6 +184,7 @@ class GPT:
         return params
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """Logits (..., N, T, V) of tokens (N, T), those at t for the token at t + 1; and dlogits -> dparams"""
         E, P, T, flat = params["token"], params["position"], tokens.shape[-1], tokens.reshape(-1)
         self._check(tokens)
         lead = E.shape[:-2]

@@ -60,16 +60,20 @@ class LogLinear:
 
     @property
     def vocab(self) -> int:
+        """K, responses a prompt"""
         return int(np.shape(self.features)[1])
 
     @property
     def prompts(self) -> int:
+        """How many prompts have features"""
         return len(np.asarray(self.features))
 
     def init(self, rng: np.random.Generator) -> Params:
+        """`theta` of normal numbers of scale 1"""
         return {"theta": rng.normal(size=np.shape(self.features)[2:])}
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """log b + θ·φ at each position of tokens (N, 2), (..., N, 2, K); and dlogits -> dparams"""
         theta, prompt = params["theta"], tokens[..., 0]
         if prompt.max(initial=0) >= self.prompts:
             raise ValueError(f"tokens hold prompt {prompt.max()}; expected ids below {self.prompts}, as features has")

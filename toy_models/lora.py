@@ -67,17 +67,21 @@ class LoRA:
 
     @property
     def vocab(self) -> int:
+        """That of the policy underneath"""
         return self.policy.vocab
 
     @property
     def eos(self) -> int | None:
+        """That of the policy underneath"""
         return self.policy.eos
 
     @property
     def cells(self) -> int:
+        """Numbers held for each token between forward and backward pass, as the policy underneath holds them"""
         return getattr(self.policy, "cells", self.vocab)
 
     def init(self, rng: np.random.Generator) -> Params:
+        """A normal of variance 1/in, and B = 0: the frozen policy"""
         params = {}
         for name in self.targets:
             W = self.frozen[name]
@@ -100,6 +104,7 @@ class LoRA:
         return merged
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Pullback]:
+        """Those of the policy underneath with W + (α/r) A B for W; and dlogits -> dA, dB"""
         value, pullback = self.policy.logits(self.merge(params), tokens)
         return value, lambda dlogits: self._adapters(params, pullback(dlogits))
 

@@ -65,6 +65,7 @@ class MLP:
         }
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """Logits (..., N, T, V) of tokens (N, T), those at t for the token at t + 1; and dlogits -> dparams"""
         ids, inverse = np.unique(_contexts(tokens, self.vocab, self.order), return_inverse=True)
         table, to_params = self._rows(params, ids)
         lead = table.shape[:-2]

@@ -71,6 +71,7 @@ class NGram:
 
     @property
     def rows(self) -> int:
+        """How many contexts have a row of `W`"""
         return int(self._start[-1]) if self.contexts else self.vocab ** (self.order - 1)
 
     @property
@@ -104,6 +105,7 @@ class NGram:
         return rows
 
     def init(self, rng: np.random.Generator) -> Params:
+        """`W` of normal numbers of scale 1"""
         return {"W": rng.normal(size=(self.rows, self.vocab))}
 
     def fit(self, responses: Responses, weight: ArrayLike | None = None, smoothing: float = 1.0) -> Params:
@@ -137,6 +139,7 @@ class NGram:
         return {"W": np.log(np.concatenate(tables[1:]) if self.contexts else tables[-1])}
 
     def logits(self, params: Params, tokens: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """Logits (..., N, T, V) of tokens (N, T), those at t for the token at t + 1; and dlogits -> dparams"""
         W, rows = params["W"], self._rows(tokens)
 
         def pullback(dlogits: Array) -> Params:
@@ -146,6 +149,7 @@ class NGram:
         return np.take(W, rows, axis=-2), pullback
 
     def next_logits(self, params: Params, tokens: Array, length: Array) -> Array:
+        """Logits (N, V) of the token after the first `length` ones, for `sample`: no other position is computed"""
         latest = length[:, None] + np.arange(-max(self.order - 1, 1), 0)
         window = np.where(latest >= 0, np.take_along_axis(tokens, np.maximum(latest, 0), axis=1), 0)
         return params["W"][self._rows(window)[:, -1]]

@@ -34,9 +34,11 @@ class Tabular:
     eos: None = None
 
     def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        """`W` of normal numbers of scale 1"""
         return {"W": rng.normal(size=(self.prompts, self.vocab))}
 
     def logits(self, params: dict[str, Array], tokens: Array) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """W[x] at each position of tokens (N, 2), (..., N, 2, V); and dlogits -> dparams"""
         W, prompt = params["W"], tokens[..., 0]
         if prompt.max(initial=0) >= W.shape[-2]:
             raise ValueError(f"tokens hold prompt {prompt.max()}; expected ids below the table's {W.shape[-2]} prompts")

@@ -19,7 +19,7 @@ from .. import __version__
 __all__ = ["main"]
 
 COMMANDS = ("demo", "train", "losses", "show", "golden", "verify", "identify", "profiles", "run",
-            "report", "sweep")
+            "report", "sweep", "play")
 DESCRIPTION = """Preference optimization in NumPy, every derivative written by hand.
 Options may be spelled with - or _ alike: --max-steps is --max_steps."""
 BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141

@@ -364,4 +364,5 @@ class Batch:
         )
 
 
+#: logits of a whole batch -> the mean loss
 BATCH = Batch()

@@ -40,6 +40,8 @@ Array = NDArray[Any]
 
 
 class Term(NamedTuple):
+    """A loss of `LOSSES`, with hyper-parameters and facts, times a coefficient."""
+
     loss: str
     coefficient: float = 1.0
     hyper: Mapping[str, Any] = {}
@@ -47,6 +49,13 @@ class Term(NamedTuple):
 
 
 class Convention(NamedTuple):
+    """What one option of one library means: `ours`, terms that add up to it; None where we have none.
+
+    options     its keywords and their values
+    versions    of the library, in words; empty: all that were read
+    source      repository, commit and place
+    """
+
     topic: str
     library: str
     versions: str

@@ -37,6 +37,7 @@ class Answer(NamedTuple):
 
 
 def call(loss: Loss, told: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """value (..., B) and gradients by reading, of a loss that is told everything by name"""
     facts = {name: x for name, x in told.items() if name not in loss.reads and name in loss.needs}
     with np.errstate(all="ignore"):
         value, grads = loss({name: told[name] for name in loss.reads}, **facts)

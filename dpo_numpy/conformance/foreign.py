@@ -80,6 +80,7 @@ class Call(NamedTuple):
     left: tuple[str, ...]  # parameters left at their defaults
 
     def keywords(self, arrays: Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, by the names of its own parameters; a ratio γ/β where it takes one"""
         told = {theirs: arrays[ours] for theirs, ours in self.arrays.items()}
         for theirs, ours in self.hyper.items():
             told[theirs] = hyper["gamma"] / hyper["beta"] if theirs in RATIO else hyper[ours]

@@ -30,10 +30,12 @@ class Dtype(NamedTuple):
 
     @property
     def eps(self) -> float:
+        """2^-digits, from 1 to the next number"""
         return 2.0**-self.digits
 
     @property
     def tiny(self) -> float:
+        """2^least, the smallest normal number"""
         return 2.0**self.least
 
     def ulp(self, x: ArrayLike) -> Array:
@@ -53,6 +55,7 @@ class Dtype(NamedTuple):
         return np.where(np.isfinite(wide), np.clip(nearest, -self.most, self.most), wide)
 
 
+#: by name
 DTYPES = {
     "float64": Dtype("float64", 52, -1022, float(np.finfo(np.float64).max)),
     "float32": Dtype("float32", 23, -126, float(np.finfo(np.float32).max)),
@@ -72,6 +75,8 @@ class Result(NamedTuple):
 
 
 class Framework(NamedTuple):
+    """How a framework makes an array of exact numbers, gives numbers back, and takes a gradient."""
+
     name: str
     array: Callable[[Array, str], Any]  # exact numbers, integers or booleans, and a dtype -> its array
     numpy: Callable[[Any], tuple[Array, str]]  # its array -> (numbers in longdouble, dtype); TypeError if it is none

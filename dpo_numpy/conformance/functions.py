@@ -22,6 +22,7 @@ PER_TOKEN = [name for name, make in SURROGATES.items() if make().reads == ("toke
 
 
 def of_group(reward: Array, ddof: float = 1, eps: float = 1e-4, scale: str = "std") -> Array:
+    """(r - mean)/(std + ε) over each group, as `group_advantage` has it"""
     return group_advantage(reward, scale=scale, ddof=int(ddof), eps=eps)
 
 
@@ -45,6 +46,7 @@ def estimate(kind: str) -> Callable[[], Callable[..., Any]]:
     return lambda: lambda told: ESTIMATORS[kind](told["token_logp"] - told["ref_token_logp"])
 
 
+#: what is no loss and yet has a seam: KL estimators and advantages, by name
 FUNCTIONS: dict[str, Callable[..., Callable[..., Any]]] = {
     **{kind: estimate(kind) for kind in ESTIMATORS},
     "group_advantage": group,

@@ -50,6 +50,7 @@ from numpy.typing import NDArray
 __all__ = ["SEAMS", "Case", "cases", "raw"]
 
 Array = NDArray[Any]
+#: in the order of the stored file
 SEAMS = ("pair", "unpaired", "token", "batch", "sequence")
 
 

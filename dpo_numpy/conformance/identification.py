@@ -40,6 +40,7 @@ class Identification(NamedTuple):
         return "\n".join([first, *(f"also {other}" for other in self.others)])
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON"""
         return self._asdict()
 
 

@@ -15,14 +15,17 @@ __all__ = ["KL_ROWS", "MARGINS", "NEUTRAL", "OF_RESPONSES", "SIDES", "Numbers", 
 
 Array = NDArray[Any]
 WIDE = np.longdouble
+#: columns of a pair
 SIDES = ("chosen", "rejected")
 #: what a fact is where the function does not take it; length 1: log-probs are means per token
 NEUTRAL: dict[str, Any] = {**UNLESS_TOLD, "delta": 0.0, "m0": 0.0, "keep": True, "length": 1}
+#: facts with a number for each response
 OF_RESPONSES = ("length", "reward", "score", "w", "win_rate", "kl", "present")
 #: few sizes of batches: some frameworks compile for each
 MARGINS = (3, 8, 12, 14, 17, 18.5, 25, 36, 40, 60, 86, 90, 100, 106, 200, 300, 700, 715, 740, 760, 1000, 2000, 5000,
            1e4)
 EXPONENTIAL = ("f_dpo_forward_kl", "f_dpo_alpha", "f_dpo_chi2")
+#: responses that a KL baseline is estimated from
 KL_ROWS = 5
 
 
@@ -115,6 +118,7 @@ class Numbers:
         hyper: dict[str, Any] | None = None,
         **how: Any,
     ) -> Case:
+        """The case of numbers that were drawn, with a fact of every kind that the function takes"""
         logp, ref, length, margin = drawn
         return Case(test, self._filled(logp, ref, length), hyper or self.question.hyper, margin, **how)
 
@@ -142,6 +146,7 @@ class Numbers:
         return self._round(np.minimum(logp, -0.125)), self._round(np.minimum(ref, -0.125)), length, z
 
     def near_zero(self) -> tuple[Array, Array, Array, None]:
+        """Log-probs next to 0, where log(1 - e^ℓ) cancels"""
         least = -self.question.dtype.tiny
         some = [-1e-2, -1e-4, -0.7, -1e-7, -1e-10, -1.2, -1e-17, -1e-20]
         logp = np.array([some, some[::-1]]).T[:, : self.K]
@@ -150,6 +155,7 @@ class Numbers:
         return logp, ref, np.ones((len(some), self.K), int), None
 
     def zero(self) -> tuple[Array, Array, Array, None]:
+        """Log-probs of 0 and just below it"""
         logp, ref = (
             np.array([[0.0, -1.0], [-1.0, 0.0], [-1e-20, -1.0]]),
             np.array([[-1.0, 0.0], [-0.5, -0.5], [0.0, 0.0]]),

@@ -89,6 +89,7 @@ def profile(name: str) -> Profile:
 
 
 def listed() -> list[Profile]:
+    """Every profile there is"""
     return list(_profiles().values())
 
 

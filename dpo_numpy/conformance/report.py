@@ -27,6 +27,7 @@ class Report(NamedTuple):
 
     @property
     def code(self) -> int:
+        """As the command exits: 0 agrees, 1 differs, 2 could not be judged"""
         if self.unjudged:
             return 2
         wrong = (FAIL, NOTE) if self.strict else (FAIL,)
@@ -34,6 +35,7 @@ class Report(NamedTuple):
 
     @property
     def agrees(self) -> bool:
+        """No test failed; with `strict`, no note either"""
         return self.code == 0
 
     @property
@@ -44,6 +46,7 @@ class Report(NamedTuple):
 
     @property
     def subject(self) -> str:
+        """What was judged: the loss, its hyper-parameters, seam, framework and dtype"""
         q = self.question
         hyper = ", ".join(f"{name}={f'{x:g}' if isinstance(x, float) else x}" for name, x in q.hyper.items())
         return f"{q.name}({hyper}), seam {self.seam}, {q.framework.name} {q.dtype.name}"
@@ -94,4 +97,5 @@ class Report(NamedTuple):
         }
 
     def json(self) -> str:
+        """`as_dict`, as text"""
         return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)

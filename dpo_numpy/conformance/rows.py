@@ -28,6 +28,7 @@ from .seams import (
     Parts,
     Problem,
     Question,
+    Seam,
     asked,
     compare,
     outputs_of,
@@ -47,7 +48,7 @@ SIMPLER: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-class Rows:
+class Rows(Seam):
     """A seam: `K` log-probs a row, and what a loss is told beside them."""
 
     def __init__(self, name: str, K: int, signature: str) -> None:
@@ -429,12 +430,14 @@ class Rows:
         return ", ".join(shown)
 
 
+#: log-probs of chosen and rejected -> losses
 PAIR = Rows(
     "pair",
     2,
     "f(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, "
     "reference_rejected_logps, chosen_length, rejected_length, beta=...) -> losses (B,)",
 )
+#: log-probs of responses with labels -> losses
 UNPAIRED = Rows("unpaired", 1, "f(policy_logps, reference_logps, labels, kl, beta=...) -> losses (B,)")
 
 

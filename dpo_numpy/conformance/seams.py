@@ -36,8 +36,10 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+#: what a line of the report says of a test
 OK, NOTE, FAIL, SKIPPED = "ok", "note", "FAIL", "-"
-AGREES = 16.0  # units
+#: units up to which numbers agree
+AGREES = 16.0
 #: eps of the size at the reference that are forgiven: σ(1 - σ), where σ is rounded to 1, is off by eps β/2, which is
 #: two eps of its β/4
 FORGIVEN = 4.0
@@ -89,6 +91,8 @@ class Got(NamedTuple):
 
 
 class Evidence(NamedTuple):
+    """A case, what came back, and what is right."""
+
     case: Case
     got: Got
     right: Answer
@@ -122,22 +126,37 @@ class Parts(NamedTuple):
 
 
 class Seam(Protocol):
+    """A place where a function is handed something: what it may compute, how it is asked, and what is right."""
+
     name: str
     signature: str
 
-    def losses(self) -> Mapping[str, Callable[..., Any]]: ...
-    def orders(self, name: str, hyper: Mapping[str, Any]) -> Sequence[Sequence[str]]: ...
-    def role(self, parameter: str, name: str, hyper: Mapping[str, Any]) -> str | None: ...
-    def cases(self, question: Question) -> Iterable[Case]: ...
-    def truth(self, question: Question, case: Case) -> Answer: ...
-    def ask(self, question: Question, case: Case) -> Got: ...
-    def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterable[Line]: ...
-    def hypotheses(self, question: Question) -> Iterable[Hypothesis]: ...
-    def parts(self, question: Question) -> Iterable[Parts]: ...
-    def probe(self, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None: ...
-    def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None: ...
-    def shrunk(self, question: Question, case: Case, row: int) -> Case | None: ...
-    def describe(self, question: Question, case: Case, row: int) -> str: ...
+    def losses(self) -> Mapping[str, Callable[..., Any]]:
+        """What it may compute there, by name"""
+    def orders(self, name: str, hyper: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+        """Meanings of its parameters by position, for names that say nothing"""
+    def role(self, parameter: str, name: str, hyper: Mapping[str, Any]) -> str | None:
+        """What a parameter of this name means; None where it is none of ours"""
+    def cases(self, question: Question) -> Iterable[Case]:
+        """Inputs to try, each for one line of the report"""
+    def truth(self, question: Question, case: Case) -> Answer:
+        """The exact answer"""
+    def ask(self, question: Question, case: Case) -> Got:
+        """What the function answers"""
+    def structure(self, question: Question, seen: dict[str, list[Evidence]]) -> Iterable[Line]:
+        """Lines on what no single number shows: rows that hang together, NaN, dtypes"""
+    def hypotheses(self, question: Question) -> Iterable[Hypothesis]:
+        """Mistakes, each with the answers that it would give"""
+    def parts(self, question: Question) -> Iterable[Parts]:
+        """Terms whose coefficients can be fitted to what it answers"""
+    def probe(self, question: Question, evidence: list[Evidence]) -> tuple[str, str] | None:
+        """What is found by changing its inputs one by one: what it says, and the mistake's name"""
+    def numeric(self, question: Question, line: Line, seen: dict[str, list[Evidence]]) -> tuple[str, str] | None:
+        """A line that fails in extreme numbers alone: what it says, and the mistake's name"""
+    def shrunk(self, question: Question, case: Case, row: int) -> Case | None:
+        """A simpler case that is as wrong, with that row alone; None where there is none"""
+    def describe(self, question: Question, case: Case, row: int) -> str:
+        """That row's inputs, in words"""
 
 
 class Verdicts(NamedTuple):

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 __all__ = ["EOS", "Scored", "following", "readings_of", "truly"]
 
 Array = NDArray[Any]
+#: tokens, mask ... -> targets and counts, by position of logits
 Scored = Callable[[Mapping[str, Array]], tuple[Array, Array]]
-EOS = 2  # its id in every case
+#: its id in every case
+EOS = 2
 
 
 def following(x: Array, fill: Any = 0) -> Array:
@@ -25,6 +27,7 @@ def following(x: Array, fill: Any = 0) -> Array:
 
 
 def truly(told: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The targets and the counts that are right, by position of logits"""
     return following(told["tokens"]), following(told["mask"])
 
 

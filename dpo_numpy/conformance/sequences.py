@@ -87,6 +87,7 @@ class Tokens:
             self.mask[row, middle:stop] = True
 
     def told(self) -> dict[str, Array]:
+        """As inputs of a case, by name"""
         return {"tokens": self.tokens, "mask": self.mask, "real": self.real, "pad": np.asarray(self.pad)}
 
 
@@ -365,4 +366,5 @@ class Sequences:
         return f"row {row}: {spelled[:120]} ([counted], . padding with id {int(told['pad'])})"
 
 
+#: logits, tokens and mask -> log-probs
 SEQUENCE = Sequences()

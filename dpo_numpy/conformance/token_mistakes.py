@@ -172,6 +172,7 @@ def _after(mask: Array) -> Array:
     return np.concatenate([mask[..., 1:], mask[..., :1] & False], axis=-1)
 
 
+#: mistakes in what is told: name, in words, and what is told in its place
 ALTERED: tuple[tuple[str, str, Callable[[Told], dict[str, Array]]], ...] = (
     (
         "reference-ignored",

@@ -338,6 +338,7 @@ class PerToken:
         return ", ".join(f"{role} {_short(x[min(row, len(x) - 1)])}" for role, x in first.items())
 
 
+#: log-probs and advantages of tokens -> a loss of policy gradients
 TOKEN = PerToken()
 
 

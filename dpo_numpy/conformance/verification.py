@@ -19,6 +19,7 @@ from .tokens import TOKEN
 
 __all__ = ["SEAMS", "verify"]
 
+#: by name
 SEAMS: dict[str, Seam] = {seam.name: seam for seam in (PAIR, SEQUENCE, BATCH, UNPAIRED, TOKEN)}
 
 

@@ -18,6 +18,7 @@ __all__ = ["BATTLES", "FORMATS", "SCORED", "Drop", "Format", "Outcome", "Row", "
            "recognize", "vote"]
 
 HUMAN, ASSISTANT = "Human:", "\n\nAssistant:"
+#: columns of rows that come with their log-probs
 SCORED = ("policy_chosen_logps", "policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps")
 TIES = ("tie", "tie (bothbad)")
 LABELS = {"true": True, "1": True, "false": False, "0": False}
@@ -61,6 +62,7 @@ class Scored(NamedTuple):
     logps: Mapping[str, float]
 
 
+#: what a record becomes
 Outcome = Row | Drop | Tie | Scored
 
 
@@ -366,9 +368,11 @@ def _any(*keys: str) -> Callable[[Record], bool]:
     return lambda record: any(key in record for key in keys)
 
 
+#: two results and, elsewhere, who voted for which
 BATTLES = Format("model battles with votes", _any("result_x", "result_y"), unvoted)
 
 # Pairs stand before battles and labels: a column `winner` or `label` besides chosen and rejected is one more to ignore.
+#: in the order in which a file is tried on them
 FORMATS = (
     Format("rows already scored", _scored, scored),
     Format("ranked trees (OASST)", _any("message_tree_id"), tree),

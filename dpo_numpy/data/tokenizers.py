@@ -15,12 +15,17 @@ PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
 
 
 class Tokenizer(Protocol):
+    """Text to ids and back; id 0 is the boundary, which no text has."""
+
     @property
-    def vocab(self) -> int: ...
+    def vocab(self) -> int:
+        """How many ids there are, the boundary included"""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without boundaries"""
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without boundaries"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Bytes:
     vocab = 257
 
     def encode(self, text: str) -> list[int]:
+        """b + 1 for each byte b"""
         return [byte + 1 for byte in text.encode("utf-8")]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -62,6 +68,7 @@ class Words:
 
     @classmethod
     def fit(cls, texts: Iterable[str], limit: int) -> Words:
+        """The `limit` most frequent pieces of these texts. Raises `ValueError` where `limit` is below 1."""
         if limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1")
         count = Counter(piece for text in texts for piece in PIECES.findall(text))
@@ -73,9 +80,11 @@ class Words:
 
     @property
     def vocab(self) -> int:
+        """The pieces, the boundary and the id of any other piece"""
         return len(self.pieces) + 2
 
     def encode(self, text: str) -> list[int]:
+        """The id of each piece, 1 where it is not known"""
         return [self._id.get(piece, 1) for piece in PIECES.findall(text)]
 
     def decode(self, ids: Sequence[int]) -> str:

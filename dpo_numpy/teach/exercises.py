@@ -26,6 +26,9 @@ LESSONS = (
     "four_models",
     "bradley_terry",
     "beta",
+    "winning_not_likelier",
+    "length",
+    "distribution_shift",
     "which_variant",
     "family",
     "verify_yours",
@@ -123,6 +126,10 @@ class Exercise:
                 return f"right but for a factor: yours is {factor:.6g} times what is expected"
         if not case:  # the answer would be given away
             return f"{_shown(mine)} it is not"
+        if truth.dtype.kind == "f" and truth.size > 8:
+            far = tuple(map(int, np.unravel_index(np.abs(mine - truth).argmax(), truth.shape)))
+            where = ", ".join(map(str, far))
+            return f"{self._at(case)}entry [{where}] of yours is {_shown(mine[far])}, expected {_shown(truth[far])}"
         return f"{self._at(case)}yours gives {_shown(mine)}, expected {_shown(truth)}"
 
     def _same(self, some: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:
@@ -134,17 +141,20 @@ class Exercise:
 
     def _factor(self, found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float | None:
         mine, truth = np.concatenate([*map(np.ravel, found)]), np.concatenate([*map(np.ravel, expected)])
-        if mine.size < 2 or not (truth.any() and mine.any()):
+        if mine.size < 2 or not (truth.any() and mine.any() and np.isfinite([mine, truth]).all()):
             return None
         factor = float(mine @ truth / (truth @ truth))
+        if abs(factor - 1) <= self.rtol:  # what is wrong is small beside the largest
+            return None
         return factor if self._same(found, [factor * each for each in expected]) else None
 
     def _arguments(self) -> list[str]:
         return [*inspect.signature(self.written).parameters]
 
     def _at(self, case: tuple[Any, ...]) -> str:
-        named = zip(self._arguments(), case, strict=False)
-        return f"at {', '.join(f'{name} = {_brief(value)}' for name, value in named)}: " if case else ""
+        named = zip(self._arguments(), (textwrap.shorten(_shown(value), 60, placeholder=" ...") for value in case),
+                    strict=False)
+        return f"at {', '.join(f'{name} = {value}' for name, value in named)}: " if case else ""
 
 
 def exercise(name: str) -> Exercise:
@@ -194,6 +204,3 @@ def _shown(value: Any) -> str:
         return _shown(value.tolist()) if value.ndim else _shown(value.item())
     return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
 
-
-def _brief(value: Any) -> str:
-    return f"numbers of shape {value.shape}" if isinstance(value, np.ndarray) and value.size > 12 else _shown(value)

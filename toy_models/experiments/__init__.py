@@ -50,6 +50,7 @@ from ._sweep import Band, Measured, bands, sweep
 __all__ = ["EXPERIMENTS", "Band", "Claim", "Convergence", "Measured", "Skipped", "bands", "check_convergence", "sweep",
            "train_exact_gradient"]
 
+#: name -> module, in the order in which one teaches them
 EXPERIMENTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in (
         z_cancels,

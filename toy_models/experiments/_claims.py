@@ -20,6 +20,7 @@ class Claim(NamedTuple):
 
     @property
     def evaluated(self) -> bool:
+        """It has a number; at some settings there is none"""
         return not isnan(self.number)
 
 

@@ -72,6 +72,7 @@ class Convergence:
 
     @property
     def converged(self) -> bool:
+        """KL(π || π*) came down as far as it was to"""
         return self.verdict == "converged"
 
     def __str__(self) -> str:

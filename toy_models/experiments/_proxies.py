@@ -17,6 +17,7 @@ __all__ = ["KINDS", "Proxies", "draw", "frontier", "given_heavy", "slope", "slop
 
 Array = NDArray[Any]
 
+#: of errors of a proxy of the reward
 KINDS = ("gaussian", "correlated", "heavy", "adversarial")
 
 

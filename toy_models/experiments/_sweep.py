@@ -256,6 +256,7 @@ class Measured:
         return getattr(self._module, "REPLICATED", ())
 
     def config(self, **settings: Any) -> Any:
+        """The experiment's `Config`, with what is fixed and these settings"""
         return self._module.Config(**{**self.fixed, **settings})
 
     def __call__(self, *, seed: int, **settings: Any) -> dict[str, Any]:

@@ -54,6 +54,7 @@ __all__ = ["BUGS", "COLUMNS", "PANELS", "REPLICATED", "Config", "claims", "plot"
 
 Array = NDArray[Any]
 
+#: the failures, and none
 BUGS = ("clean", "certain", "flips", "length", "few pairs", "unseen", "two judges", "skewed pairs", "wrong π_ref")
 REPLICATED = ("regret", "reference", "curve", "tilted", "rescaled")
 
@@ -106,6 +107,7 @@ class Config:
                              f"{self.responses} responses have to be compared")
 
 
+#: the losses, by name
 COLUMNS = tuple(columns(1.0, 0.0, 0.0))
 
 

@@ -45,6 +45,7 @@ __all__ = ["CHANNELS", "PANELS", "REPLICATED", "SHIFTS", "Config", "claims", "pl
 
 Array = NDArray[Any]
 
+#: by which a shift can cost something
 CHANNELS = ("disconnected", "finite n", "wrong class", "not Bradley-Terry", "finite steps")
 SHIFTS = np.linspace(-1, 1, 9)
 REPLICATED = ("drawn_regret", "drawn_rounds")

@@ -86,10 +86,12 @@ class Config:
 
     @property
     def pairs(self) -> int:
+        """As many pairs as roads draw answers, two to a pair"""
         return self.group * self.steps // 2
 
     @property
     def language_pairs(self) -> int:
+        """The same, of strings"""
         return self.language_group * self.language_steps // 2
 
 

@@ -42,6 +42,7 @@ __all__ = ["METHODS", "PANELS", "REPLICATED", "Config", "claims", "corrected", "
 
 Array = NDArray[Any]
 
+#: what is fitted to the labels
 METHODS = ("DPO", "cDPO", "rDPO", "IPO", "DPO at β(1-2ε)", "DPO, features", "rDPO, features")
 TABLES = METHODS[:5]
 REPLICATED = ("regret", "curve")

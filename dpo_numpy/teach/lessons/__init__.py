@@ -1,1 +1,4 @@
-"""The exercises of each notebook: `EXERCISES` of the module that is named like it."""
+"""The exercises of each notebook, in the module that is named like it.
+
+    EXERCISES    in the order in which the notebook sets them
+"""

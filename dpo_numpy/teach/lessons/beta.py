@@ -14,7 +14,7 @@ __all__ = ["EXERCISES"]
 
 # ---- one path
 
-def same_path() -> float:
+def same_path():
     return 0.5 * 0.4**2 / 0.1**2  # lr β² is the same
 
 
@@ -29,7 +29,7 @@ def right_same_path() -> float:
 
 # ---- a certain pair
 
-def time_until(m: float, beta: float) -> float:
+def time_until(m, beta):
     # dm/dt = 2 β² σ(-m), so that 2 β² dt = (1 + e^m) dm
     return (m + math.exp(m) - 1) / (2 * beta**2)
 
@@ -54,6 +54,7 @@ EXERCISES = (
         {"the pace is lr · β², not lr · β: β enters once in the loss's slope and once in the reward": lambda: 2.0,
          "the other way round: a smaller β is slower, and needs the larger rate": lambda: 0.5 / 16,
          "at the same rate implied rewards move by lr · β², a sixteenth as far": lambda: 0.5,
+         "the other way round, and the pace is lr · β², not lr · β": lambda: 0.5 / 4,
          "that is the ratio of the two rates: times 0.5": lambda: 16.0},
         rtol=1e-3,
     ),
@@ -68,7 +69,10 @@ EXERCISES = (
          "1/σ(-m) is 1 + e^m: the integral of the 1 is missing": _times(lambda t, m, beta: t - m / (2 * beta**2)),
          "the integral of e^m from 0 is e^m - 1": _times(lambda t, m, beta: t + 1 / (2 * beta**2)),
          "that is as if the slope stayed what it is at m = 0: σ(-m) falls as the margin grows":
-            lambda m, beta: m / beta**2},
+            lambda m, beta: m / beta**2,
+         "that is as if the slope were all along what it is at the end: integrate 1/σ(-m) from 0 to m":
+            lambda m, beta: m * (1 + math.exp(m)) / (2 * beta**2),
+         "1/σ(-m) is 1 + e^m, not 1 + e^-m": lambda m, beta: (m + 1 - math.exp(-m)) / (2 * beta**2)},
         cases=[(1.0, 0.1), (3.0, 0.5), (0.2, 2.0)],
     ),
 )

@@ -18,7 +18,7 @@ def sigmoid(x: Any) -> Any:
 
 # ---- the slope
 
-def slope(s: Any, wins: Any) -> Any:
+def slope(s, wins):
     K = len(s)
     found = np.zeros(K)
     for i in range(K):
@@ -41,7 +41,7 @@ def _slope(of: Any) -> Any:
 
 # ---- whether there is a fit
 
-def has_fit(wins: Any) -> str:
+def has_fit(wins):
     beaten = wins > 0  # directly
     for _ in range(len(wins)):  # or through others
         beaten = beaten | (beaten.astype(int) @ beaten.astype(int) > 0)
@@ -54,7 +54,7 @@ def right_fit(wins: Any) -> str:
     return "yes" if graph.mle_exists(wins) else "no"
 
 
-def _connected(wins: Any) -> str:
+def _connected(wins: Any) -> Any:
     return has_fit(wins + wins.T)
 
 
@@ -85,6 +85,8 @@ EXERCISES = (
             _slope(lambda d, wins, games: wins * sigmoid(-d)),
          "σ(sⱼ - sᵢ) is the probability that j wins; i is expected to win σ(sᵢ - sⱼ) of their games":
             _slope(lambda d, wins, games: wins - games * sigmoid(-d)),
+         "wins is turned: what i won is its row, wins[i, j], and not its column":
+            _slope(lambda d, wins, games: wins.T - games * sigmoid(d)),
          "half of the games are expected of equals alone: how much stronger i is has to count":
             _slope(lambda d, wins, games: wins - games / 2),
          "σ(sᵢ - sⱼ) is of one game: times the number of games that i and j played":
@@ -93,8 +95,8 @@ EXERCISES = (
     ),
     Exercise(
         "bt_has_fit",
-        "Write has_fit(wins), wins (K, K) as above: return \"yes\" where Bradley-Terry has one fit and only one, else "
-        "\"no\".",
+        "Write has_fit(wins), where wins[i, j] says how often i beat j: return \"yes\" where Bradley-Terry has one "
+        "fit, and but for a constant only one, else \"no\".",
         "Who was beaten directly, by whom those were beaten, and so on: everybody must reach everybody.",
         right_fit, has_fit,
         {"connected is not enough: who never lost to the rest rises without end": _connected,

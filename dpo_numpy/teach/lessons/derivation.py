@@ -54,6 +54,11 @@ EXERCISES = (
              lambda ref, r, beta: _share(np.exp(r / beta)),
          "r is multiplied by β: a small β should tilt more, not less":
              lambda ref, r, beta: _share(ref * np.exp(r * beta)),
+         "the sign is turned: a larger reward should make an answer likelier":
+             lambda ref, r, beta: _share(ref * np.exp(-r / beta)),
+         "Z is a sum over the reference too: multiply by it first, then divide by the sum of the products":
+             lambda ref, r, beta: ref * _share(np.exp(r / beta)),
+         "these are log-probs: probabilities were asked for": lambda ref, r, beta: np.log(optimal(ref, r, beta)),
          "β is missing: e^r is right for β = 1 only": lambda ref, r, beta: _share(ref * np.exp(r)),
          "these do not sum to 1: divide by Z": lambda ref, r, beta: ref * np.exp(r / beta),
          "probabilities were added to rewards: it is log π_ref that r/β is added to, before the softmax":
@@ -74,7 +79,8 @@ EXERCISES = (
          "the first and the third answer differ in reward by 2, not by 1":
              lambda: 1 / (math.log(0.6 / 0.25) - math.log(0.1 / 0.375)),
          "the first log-ratio alone is r/β - log Z: take a difference, so that Z is gone":
-             lambda: 2 / math.log(0.6 / 0.25)},
+             lambda: 2 / math.log(0.6 / 0.25),
+         "the sign is turned: the first answer has more reward and the larger log-ratio": lambda: -1 / math.log(3.0)},
         rtol=1e-2,
     ),
 )

@@ -53,7 +53,7 @@ def _gained() -> Any:
 
 def _mistaken(weight: Any = lambda m: sigmoid(-m), scale: Any = lambda beta, pairs: beta / len(pairs),
               softmax: bool = True, shift: bool = True, mean: bool = False, reference: bool = True,
-              both: bool = False) -> Any:
+              both: bool = False, inside: bool = True, once: bool = False) -> Any:
     def steps(tokens: Any) -> Any:
         return zip(tokens[:-1] if shift else tokens[1:], tokens[1:], strict=True)
 
@@ -63,13 +63,15 @@ def _mistaken(weight: Any = lambda m: sigmoid(-m), scale: Any = lambda beta, pai
     def score(W: Any, tokens: Any) -> Any:
         total = np.zeros_like(W)
         for c, v in steps(tokens):
-            total[c] += np.eye(len(W))[v] - (np.exp(log_softmax(W[c])) if softmax else 0)
+            push = np.eye(len(W))[v] - (np.exp(log_softmax(W[c])) if softmax else 0)
+            total[c] = push if once else total[c] + push
         return total / (len(tokens) - 1 if mean else 1)
 
     def of(W: Any, ref: Any, pairs: Any, beta: float) -> Any:
         total = np.zeros_like(W)
         for w, other in pairs:
-            m = beta * (log_p(W, w) - log_p(W, other) - (log_p(ref, w) - log_p(ref, other) if reference else 0))
+            gap = log_p(W, w) - log_p(W, other) - (log_p(ref, w) - log_p(ref, other) if reference else 0)
+            m = (beta if inside else 1.0) * gap
             way = score(W, w) - score(W, other) - (score(ref, w) - score(ref, other) if both else 0)
             total -= scale(beta, pairs) * weight(m) * way
         return total
@@ -96,6 +98,9 @@ EXERCISES = (
              _mistaken(scale=lambda beta, pairs: -beta / len(pairs)),
          "the weight is missing: each pair pulls by σ(-margin)": _mistaken(weight=lambda m: 1.0),
          "σ(margin) stands where σ(-margin) should: who is right already would pull most": _mistaken(weight=sigmoid),
+         "a row visited twice was added to once: G[rows] += ... keeps the last, np.add.at adds all":
+             _mistaken(once=True),
+         "β is missing in the margin: it stands there and in front": _mistaken(inside=False),
          "β is missing in front": _mistaken(scale=lambda beta, pairs: 1 / len(pairs)),
          "the reference is missing in the margin": _mistaken(reference=False),
          "the reference was differentiated too: it is a constant, and only the margin's value knows it":
@@ -113,6 +118,7 @@ EXERCISES = (
          "the margin was multiplied by β: divide": lambda: 0.1 * math.log(7 / 3),
          "0.7 is σ(margin), not the margin: take log(p / (1 - p)) first": lambda: 0.7 / 0.1,
          "the gap is finite: three of ten disagree, and they pull harder the wider it is": lambda: math.inf,
+         "the sign is turned: more people prefer A, and its lead over B grows": lambda: -math.log(7 / 3) / 0.1,
          "log 0.7 is minus the loss of one label: the inverse of σ is log(p / (1 - p))": lambda: math.log(0.7) / 0.1},
         rtol=1e-2,
     ),
