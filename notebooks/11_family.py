@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 11 · A family of losses and its conventions
 #
-# **Claim: a convex loss $f$ of DPO's margin leads endless pairs to $\pi^\ast$ if and only if its slope
-# satisfies $f'(-m) = e^m f'(m)$: the logistic loss does, IPO's square and the hinge do not.** First the
-# family: one margin, many functions of it, and where each ends. Then its conventions: one name that is
-# several losses, by how much, and two numbers on a dashboard, KTO's KL and GRPO's loss, that are 0 for
-# reasons of their own.
+# **Claim: a smooth convex loss $f$ of DPO's margin, not a constant, leads endless Bradley-Terry pairs to
+# $\pi^\ast$, whatever the rewards, if and only if its slope satisfies $f'(-m) = e^m f'(m)$: the logistic loss
+# does, IPO's square does not.** First the family: one margin, many functions of it, and where each ends. Then
+# its conventions: one name that is several losses, and two numbers on a dashboard, KTO's KL and GRPO's loss,
+# that are 0 for reasons of their own.
 
 # %%
 import matplotlib.pyplot as plt
@@ -71,8 +71,8 @@ assert slopes["square (IPO)"](3.0) > 0
 #
 # $$\frac{f'(-m)}{f'(m)} = \frac{p}{1-p} = e^{\Delta}.$$
 #
-# The policy is $\pi^\ast$ if $m = \Delta$. So a kernel ends there, at every $\Delta$, if and only if
-# $f'(-m) = e^m f'(m)$. With more answers the same equation holds pair by pair.
+# The policy is $\pi^\ast$ if $m = \Delta$. So a smooth convex kernel that falls ends there, at every $\Delta$,
+# if and only if $f'(-m) = e^m f'(m)$. With more answers the same equation holds pair by pair.
 
 # %%
 half = teach.predict("Is the exponential kernel's optimum π*, at every Δ?", "no",
@@ -81,8 +81,10 @@ half = teach.predict("Is the exponential kernel's optimum π*, at every Δ?", "n
 # %%
 print("f'(-m)/f'(m) at m = 1/2, where e^m is", round(np.exp(0.5), 4))
 print(*(f"{name} {slope(-0.5) / slope(0.5):.4f}" for name, slope in slopes.items()), sep=", ")
-half.reveal("yes", because="e^(m/2)/e^(-m/2) = e^m. It is not the logarithm that matters, but how "
-            "much harder a wrong pair pulls than a right one. e^(-m) would end at Δ/2.")
+reach = np.linspace(-4, 4, 9)
+always = np.allclose(slopes["exponential"](-reach), np.exp(reach) * slopes["exponential"](reach))
+half.reveal("yes" if always else "no", because="e^(m/2)/e^(-m/2) = e^m. What matters is not the "
+            "logarithm, but how much harder a wrong pair pulls. e^(-m) would end at Δ/2.")
 
 # %%
 deltas, grid = np.linspace(0.05, 3, 60), np.linspace(-1, 4, 5001)
@@ -104,16 +106,16 @@ axis.set(xlabel="true margin Δ", ylabel="margin at the optimum");
 #
 # ## What an optimum depends on
 #
-# The margin itself may change: **SimPO** has no reference and divides by length, **R-DPO** subtracts length,
-# **KTO** judges single answers. Take three answers, endless Bradley-Terry labels, closed forms for where each
-# loss ends, and change one thing at a time: which pairs are met, the reference, the lengths. Is
-# $\log\pi - \log\pi_{ref}$, up to a constant, moved?
+# The margin itself may change: **SimPO** has no reference and divides by length, **R-DPO** adds the difference
+# of lengths, **KTO** judges single answers, **SFT** copies what was chosen. Take three answers, endless
+# Bradley-Terry labels, closed forms for where each loss ends, and change one thing at a time: which pairs are
+# met, the reference, the lengths. Is $\log\pi - \log\pi_{ref}$, up to a constant, moved?
 
 # %%
 reward, beta = np.array([1.0, 0.0, 0.4]), 0.5
 
 
-def log_ratios(name, mu, ref, length):
+def log_ratios(name, mu, ref, length, beta=beta):
     wins = population.bradley_terry_wins(reward, population.drawn_pairs(mu))
     share = wins.sum(axis=1) / (wins + wins.T).sum(axis=1)
     shown = (wins + wins.T).sum(axis=1) / 2
@@ -137,15 +139,18 @@ for name in ("DPO", "IPO", "R-DPO", "SimPO", "SFT", "KTO"):
              [(other, ref, length), (mu, other, length), (mu, ref, length[::-1])]]
     says = ["yes" if x else "-" for x in [np.allclose(u, (reward - reward[0]) / beta), *moved]]
     print(f"{name:<7} {says[0]:<5} {says[1]:>15} {says[2]:>11} {says[3]:>8}")
+assert all(log_ratios("KTO", mu, ref, length, b)[1] == -np.inf for b in (0.1, 0.5, 1.0))
 print(f"KTO leaves answer 2 a log-ratio of {log_ratios('KTO', mu, ref, length)[1]}")
 
 # %% [markdown]
-# Only DPO reads the reward alone. KTO drops an answer that loses more often than it wins: to probability 0,
-# at every $\beta$. [Optima](../docs/optima.md) does this for every loss of the registry.
+# Of these only DPO reads the reward alone. KTO, its two weights equal, drops an answer that loses more often than
+# it wins: to probability 0, at every $\beta$. [Optima](../docs/optima.md) does this for every
+# loss of the registry.
 #
 # ## One name, several losses
 #
-# A log-prob of an answer is a *sum* over its tokens. Some libraries take the *mean*. For IPO, on two pairs:
+# A log-prob of an answer is a *sum* over its tokens. Some libraries take the *mean*. The package keeps a list of
+# such conventions: what a library's option computes on the same two pairs, and which loss of ours that is.
 
 # %%
 given, tau = conventions.INPUTS, 0.1
@@ -187,8 +192,8 @@ assert np.allclose(*both)
 # KTO compares an answer's log-ratio with $z_0$, the mean of $\log\pi/\pi_{ref}$ over answers set after
 # prompts that are not theirs, cut at 0. It is meant as an estimate of $\text{KL}(\pi\,\Vert\,\pi_{ref})$. But
 # those answers are not drawn from $\pi$. Drawn from some $\mu$, the mean is
-# $\text{KL}(\mu\,\Vert\,\pi_{ref}) - \text{KL}(\mu\,\Vert\,\pi)$: below 0 wherever the policy has moved away
-# from $\mu$. With $\mu = \pi_{ref}$ it is never above 0:
+# $\text{KL}(\mu\,\Vert\,\pi_{ref}) - \text{KL}(\mu\,\Vert\,\pi)$: below 0 where the policy is farther from $\mu$
+# than the reference is. With $\mu = \pi_{ref}$ it is never above 0:
 
 # %%
 pi = np.array([0.6, 0.1, 0.3])
@@ -198,11 +203,11 @@ print(f"KL(π || π_ref) {pi @ np.log(pi / ref):.4f}, the mean over the referenc
 # %% [markdown]
 # ## GRPO: a loss of 0 that trains
 #
-# GRPO's advantages are rewards less their group's mean. The loss is $-A\rho$ in the mean, $\rho$ being
-# $\pi/\pi_{old}$, 1 before the first step.
+# GRPO's advantages $A$ are rewards less their group's mean, divided by their standard deviation. The loss is
+# $-A\rho$ in the mean over answers, $\rho$ being $\pi/\pi_{old}$, 1 before the first step.
 
 # %%
-zero = teach.predict("Four answers, rewards 1, 0, 0, 0. The loss before the first step?", -1.0)
+zero = teach.predict("Four answers, rewards 1, 0, 0, 0, no KL. The loss at the first step?", -1.0)
 
 # %%
 A = dn.group_advantage(np.array([1.0, 0.0, 0.0, 0.0]))
@@ -215,10 +220,11 @@ print("gradient", grad.ravel().round(4))
 assert np.allclose(grad.ravel(), -A / 4)
 
 # %% [markdown]
-# If each batch is used for one step, $\rho$ is 1 at every step, and the logged loss is the KL penalty alone.
-# Three estimators are in use, of $d = \log\pi/\pi_{ref}$ of a sampled answer: k1 is $d$, k2 is $d^2/2$, k3 is
-# $e^{-d} - 1 + d$. As a *value*, k1 and k3 are the KL in expectation. As a term of a *loss* what counts is
-# the expectation of the gradient, and no gradient flows through the sampling.
+# If each batch is used for one step, $\rho$ is 1 at every step, and the logged loss is the KL penalty alone
+# (where each answer counts the same, whatever its length). Three estimators are in use, of
+# $d = \log\pi/\pi_{ref}$ of a sampled answer: k1 is $d$, k2 is $d^2/2$, k3 is $e^{-d} - 1 + d$. As a *value*, k1
+# and k3 are the KL in expectation. As a term of a *loss* what counts is the expectation of the gradient, and no
+# gradient flows through the sampling.
 
 # %%
 first = teach.predict("k1, whose mean is the KL, as a loss term: its expected gradient is",
@@ -234,7 +240,7 @@ for name, (value, slope) in kinds.items():
     print(f"{name}: mean value {pi @ value:.4f}, mean gradient {(gradient + 0.0).round(4) + 0.0}")
     assert np.allclose(gradient, {"k1": 0 * pi, "k2": forward, "k3": backward}[name])
 first.reveal("0", because="The scores ∂log π have mean 0. k2 has the gradient of KL(π || π_ref), "
-             "k3 that of KL(π_ref || π), whose optimum is not π*. k1 belongs into the reward.")
+             "k3 that of KL(π_ref || π), whose optimum is not π*. k1 belongs in the reward.")
 
 # %% [markdown]
 # ## Exercises

@@ -48,9 +48,9 @@ kit = teach.predict("Will it agree with DPO wherever the kit asks?", "yes", amon
 # %%
 report = dn.verify(mine, "dpo", beta=0.1)
 tell(report)
-kit.reveal("yes" if report.agrees else "no", because="Wrong and sure of it, e^-m exceeds the "
-           "largest float64. One such pair, and the batch's mean is infinite. (A framework's "
-           "autograd makes it ∞/∞, NaN.)")
+kit.reveal("yes" if report.agrees else "no", because="Where a policy is wrong and sure of it, e^-m "
+           "exceeds the largest float64: one such pair, and the batch's mean is infinite. (A "
+           "framework's autograd makes the gradient ∞/∞, NaN.)")
 
 # %%
 def fixed(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=0.1):
@@ -84,8 +84,8 @@ for name, factor in (("right", 0.1), ("by hand", 1.0)):
         _, da, db = by_hand(a, b, 0.0, 0.0)
         a, b = a - factor * da, b - factor * db
     print(f"{name:<8} loss after 100 steps {by_hand(a, b, 0.0, 0.0)[0]:.4f}")
-curve.reveal("it falls, faster", because="A factor on the gradient is another learning rate. No "
-             "curve shows it, and a change of β then does something else. Test gradients.")
+curve.reveal("it falls, faster", because="In plain descent a factor on the gradient is another "
+             "learning rate. No curve shows it, and a change of β then does something else.")
 
 # %% [markdown]
 # Without a kit, `dn.check_gradient` holds a gradient against differences, along a random direction:
@@ -133,7 +133,7 @@ for function in (lost_beta, lost_reference, smoothed):
 # ## From logits to a log-prob
 #
 # Many bugs live here, at the **seam** "sequence". The logits at position $t$ are of the token at $t + 1$;
-# prompt and padding do not count. Three readings of one row:
+# prompt and padding do not count. Four ways to read a row:
 
 # %%
 def log_softmax(x):
@@ -203,9 +203,8 @@ for layout in ("interleaved", "halves"):
 # %% [markdown]
 # ## What a dtype can hold
 #
-# No bug at all is needed to lose nats. A float has so many binary digits: 53, 24, 11 in float16, 8 in
-# **bfloat16**. Between 128 and 256, neighbors in bfloat16 are 1 nat apart, and a log-prob of an answer is a
-# sum of that size.
+# No bug at all is needed to lose nats. float64 keeps 53 binary digits, float32 24, float16 11, **bfloat16** 8.
+# Between 128 and 256, neighbors in bfloat16 are 1 nat apart, and a log-prob of an answer is a sum of that size.
 
 # %%
 def bf16(x):
@@ -251,7 +250,8 @@ axis.set(xlabel="size of a log-prob, nats", ylabel="distance to the next number"
 # %% [markdown]
 # ## In a project's own tests
 #
-# The same from a shell, also for torch and JAX, exit code 0 if it agrees (files are run: name your own):
+# The same from a shell, also for torch and JAX, exit code 0 if it agrees (the file is executed: name only what
+# you trust):
 #
 #     dpo-numpy verify my_losses.py:dpo_loss --loss dpo --beta 0.1 --framework torch --dtype float32
 #     dpo-numpy identify my_losses.py:dpo_loss --beta 0.1

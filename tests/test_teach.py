@@ -109,6 +109,9 @@ LONG, WIDE = (
     Exercise("long", "Write square(x).", "Multiply.", np.square, lambda x: x * x, cases=[(np.arange(n),)])
     for n in (9, 30))
 SMALL = Exercise("small", "Return x.", "It is there.", lambda x: x, lambda x: 1 * x, cases=[(1.0,), (1e-12,)])
+SIZES = Exercise("sizes", "Write square(x).", "Multiply.", np.square, lambda x: x * x,
+                 {"that doubles": lambda x: 2 * x}, cases=[(1.0,), (1e-4,)])
+WORD = Exercise("word", "Up or down?", "Up.", lambda: "up", lambda: "up", {"the other way": lambda: "down"})
 NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, lambda: 3.0 * 3.0,
                 {"that adds": lambda: 6.0})
 
@@ -135,6 +138,10 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (LONG, lambda x: np.where(x == 4, 0, x * x), "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [4] of yours is 0"),
         (LONG, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8): entry [8] of yours is 9, expected 64"),
         (WIDE, lambda x: x + 1, "at x = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, ...: entry"),
+        (SIZES, lambda x: -x * x if x > 0.5 else 0.0, "at x = 1: yours gives -1, expected 1"),
+        (WORD, " Up ", ""),
+        (WORD, "Down", "the other way"),
+        (WORD, "left", "left it is not"),
         (NINE, 9, ""),
         (NINE, 6, "that adds"),
         (NINE, 10.0, "10 it is not"),

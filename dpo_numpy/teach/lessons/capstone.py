@@ -85,10 +85,15 @@ EXERCISES = (
          "that counts, and forgets the normalisation: log softmax has the slope onehot - softmax": _counts,
          "rows and columns are swapped: the row is what was there, the column what follows":
             lambda now, following, vocab: score(now, following, vocab).T,
+         "rows are what was there, columns what follows: C[now, following], not C[following, now]":
+            lambda now, following, vocab: score(following, now, vocab),
+         "what follows twice counts twice: NumPy's C[now, following] += 1 adds it once; take a loop, or np.add.at":
+            lambda now, following, vocab: np.minimum(C := _counts(now, following, vocab), 1) - np.minimum(C, 1).sum(
+                axis=1, keepdims=True) / vocab,
          "every row sums to 0 here: a visit takes 1/vocab from each entry of its row, the one that followed too":
             lambda now, following, vocab: np.where(_counts(now, following, vocab) > 0, _counts(now, following, vocab),
                                                    score(now, following, vocab))},
-        [([0, 3, 2, 2], [3, 2, 2, 0], 4), ([0, 1], [1, 0], 3)],
+        [([0, 3, 2, 2], [3, 2, 2, 0], 4), ([0, 1], [1, 0], 3), ([0, 2, 2, 2], [2, 2, 2, 0], 3)],
     ),
     Exercise(
         "capstone_first_order",
@@ -104,6 +109,10 @@ EXERCISES = (
             lambda scores, weights, beta, lr: first_order(scores, weights, 1.0, lr),
          "the pairs' weights are missing: the loss is their weighted sum":
             lambda scores, weights, beta, lr: first_order(scores, np.ones_like(weights), beta, lr),
+         "weights are those of pairs in the loss: no division by their number is left to do":
+            lambda scores, weights, beta, lr: first_order(scores, weights, beta, lr) / len(scores),
+         "lr is missing: that is the direction of the step, not its change":
+            lambda scores, weights, beta, lr: first_order(scores, weights, beta, 1.0),
          "each pair is moved by its own push alone: all pairs move the one table that all share":
             lambda scores, weights, beta, lr: np.stack([
                 first_order(scores[b : b + 1], weights[b : b + 1], beta, lr)[0] for b in range(len(scores))])},
@@ -113,11 +122,11 @@ EXERCISES = (
         "capstone_two_answers",
         "One prompt, a softmax table over K > 2 whole answers, and one pair. Which of the two log-probs can the first "
         "step of DPO, taken small, ever move the wrong way: 'chosen', 'rejected', 'both' or 'neither'?",
-        "With probabilities p the scores are onehot - p. What is score_w · (score_w - score_l)?",
+        "With probabilities p a score is onehot - p. What is score_w · (score_w - score_l), and score_l · the same?",
         _two_answers, wrong_way,
-        {"score_w · (score_w - score_l) = 1 - p_w + p_l is never negative": lambda: "chosen",
-         "score_l · (score_w - score_l) = -(1 - p_l + p_w) is never positive": lambda: "rejected",
-         "score_w · (score_w - score_l) = 1 - p_w + p_l is never negative, and with w and l swapped the same holds":
+        {"score_w · (score_w - score_l) = 1 - p_w + p_l is never below 0: the chosen rises": lambda: "chosen",
+         "score_l · (score_w - score_l) = -(1 - p_l + p_w) is never above 0: the rejected falls": lambda: "rejected",
+         "the chosen moves by score_w · (score_w - score_l) = 1 - p_w + p_l, never below 0; so does -log π of rejected":
             lambda: "both"},
     ),
 )

@@ -13,8 +13,6 @@ from ..exercises import Exercise
 
 __all__ = ["EXERCISES"]
 
-Two = tuple[float, float]
-
 
 def tau_of_sums(tau: float, tokens: int) -> float:
     # per token the target is 1/(2 tau); of the whole response it is `tokens` times that, 1/(2 tau/tokens)
@@ -28,7 +26,7 @@ def _tau_of_sums(tau: float, tokens: int) -> Any:
     return 1 / (2 * low / (low - high))
 
 
-def k3_of(d: float) -> Two:
+def k3_of(d: float) -> tuple[float, float]:
     return math.expm1(-d) + d, -math.expm1(-d)
 
 
@@ -46,6 +44,7 @@ EXERCISES = (
         _tau_of_sums, tau_of_sums,
         {"the other way round: a target for each token is a larger target for the sum, and a smaller τ":
              lambda tau, tokens: tau * tokens,
+         "that is the target of h, 1/(2τ); the τ of a target is 1/(2 target)": lambda tau, tokens: tokens / (2 * tau),
          "the same τ is the same target, once for a token and once for the whole response": lambda tau, tokens: tau,
          "one `tokens` too many: the factor of the loss, tokens², does not move its minimum": lambda tau, tokens:
              tau / tokens**2},
@@ -60,6 +59,8 @@ EXERCISES = (
         {"the ratio is upside down: π_ref/π is e^-d. That one has no mean KL, and its gradient runs away":
              lambda d: (math.exp(d) - 1 - d, math.exp(d) - 1),
          "the slope's sign: that of e^-d is -e^-d, that of d is 1": lambda d: (math.expm1(-d) + d, math.expm1(-d)),
+         "the slope of e^-d is -e^-d: there is a minus before d": lambda d: (math.expm1(-d) + d, 1 + math.exp(-d)),
+         "that slope is of e^-d alone: d has the slope 1": lambda d: (math.expm1(-d) + d, -math.exp(-d)),
          "that slope is k1's: the other part has a gradient too": lambda d: (math.expm1(-d) + d, 1.0),
          "that is k2, d²/2": lambda d: (d * d / 2, d)},
         [(0.5,), (-1.2,), (3.0,)],

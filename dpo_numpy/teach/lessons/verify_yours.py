@@ -37,12 +37,12 @@ def _of_margin(link: Any) -> Any:
     return of
 
 
-def logp(logits: Array, tokens: Array, mask: Array) -> Array:
+def logp(logits: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     x, target, counted = logits[:, :-1], tokens[:, 1:], mask[:, 1:]
     x = x - x.max(axis=-1, keepdims=True)
     x = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
     each = np.take_along_axis(x, target[..., None], axis=-1)[..., 0]
-    total: Array = (each * counted).sum(axis=-1)
+    total: np.ndarray = (each * counted).sum(axis=-1)
     return total
 
 
@@ -77,6 +77,8 @@ EXERCISES = (
              _of_margin(lambda m: -np.log(1e-8 + 1 / (1 + np.exp(-m)))),
          "a clamp on the exponent: beyond it the loss is flat, and has no gradient": _of_margin(
              lambda m: np.log1p(np.exp(np.minimum(-m, 50)))),
+         "right where m is below 0; far above, -m + log(1 + e^m) is a difference of equals, and 0": _of_margin(
+             lambda m: -m + np.logaddexp(0, m)),
          "the sign is turned: chosen and rejected are exchanged": _of_margin(lambda m: np.logaddexp(0, m))},
         PAIRS,
     ),
@@ -94,6 +96,11 @@ EXERCISES = (
              logits[:, :-1], tokens[:, 1:], np.ones_like(mask[:, 1:])),
          "that is the mean over tokens; log π(y|x) is the sum": lambda logits, tokens, mask: _read(
              logits[:, :-1], tokens[:, 1:], mask[:, 1:]) / mask[:, 1:].sum(axis=-1),
+         "that is -log π(y|x), a loss: log-probs are below 0": lambda logits, tokens, mask: -_read(
+             logits[:, :-1], tokens[:, 1:], mask[:, 1:]),
+         "logits are normalized over the tokens of the vocabulary, the last axis, not over positions":
+             lambda logits, tokens, mask: (np.take_along_axis((logits - np.log(np.exp(logits).sum(
+                 axis=1, keepdims=True)))[:, :-1], tokens[:, 1:, None], axis=-1)[..., 0] * mask[:, 1:]).sum(axis=-1),
          "those are logits: subtract log Σ e^logit first": lambda logits, tokens, mask: (np.take_along_axis(
              logits[:, :-1], tokens[:, 1:, None], axis=-1)[..., 0] * mask[:, 1:]).sum(axis=-1)},
         _rows(),

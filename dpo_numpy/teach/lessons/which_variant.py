@@ -91,6 +91,8 @@ EXERCISES = (
         {"flips: cDPO adds flips of its own to those of the labels; rDPO takes them out": _but(flips="cdpo"),
          "certain: rDPO's loss has no bottom there; smoothed labels have a finite optimum": _but(certain="rdpo"),
          "certain: DPO's margins have no end there; smoothed labels have a finite optimum": _but(certain="dpo"),
+         "flips: DPO takes reported labels for true ones, and its margins are too small; rDPO takes the flips out":
+             _but(flips="dpo"),
          "clean: a cure costs where nothing is wrong, and DPO ends at π*": _but(clean="cdpo"),
          "skewed: DPO's optimum does not know how often a pair is met, where labels are Bradley-Terry":
              _but(skewed="rdpo"),
