@@ -348,7 +348,7 @@ def test_truths_of_a_run():
              for b in range(3) for side in ("chosen", "rejected")]
     assert words == ["rises", "falls", "falls", "falls", "falls", "falls"]
     assert ["It turned on the way" in parts[f"answer-run-{b}-chosen"] for b in range(3)] == [False, False, True]
-    assert "2 of 3 chosen answers are less probable" in parts["run-said"]
+    assert "Less probable than before: 2 of the 3 chosen answers." in parts["run-said"]
 
 
 def test_what_rounding_leaves_is_no_number_to_read():

@@ -274,8 +274,8 @@ probable. Every number here is computed by <code>dpo_numpy</code>: NumPy, each d
 <nav class="contents" aria-label="panels"><a href="#derivation">derivation</a> <a href="#pair">one pair</a>
 <a href="#curves">curves</a> <a href="#run">training run</a></nav>
 <noscript><p class="notice">Without JavaScript the page shows its default numbers, and all answers.</p></noscript>
-<p id="notice" class="notice" role="status" hidden></p>
 </header>
+<p id="notice" class="notice" role="status" hidden></p>
 <main>
 {sections}
 </main>

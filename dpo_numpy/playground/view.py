@@ -189,8 +189,8 @@ def _run(n: Numbers) -> dict[str, str]:
          for b, row in enumerate(n["pairs"])])
     fallen = sum(n["log_ratio"][-1][b][0] < 0 for b in range(len(n["pairs"])))
     parts["run-said"] = (f"After {steps} steps of {escape(n['name'])} the loss went from {number(n['value'][0])} to "
-                         f"{number(n['value'][-1])}, {number(100 * n['accuracy'][-1], 0)} % of the pairs are in order, "
-                         f"and {fallen} of {len(n['pairs'])} chosen answers are less probable than before.")
+                         f"{number(n['value'][-1])}, {number(100 * n['accuracy'][-1], 0)} % of the pairs are in order. "
+                         f"Less probable than before: {fallen} of the {len(n['pairs'])} chosen answers.")
     return parts
 
 

@@ -181,13 +181,15 @@ def test_predict_a_pair_then_see(play):
     assert verdicts.all_inner_texts() == ["You said: both alike. ✓ Right.", "You said: shrinks. ✗ Not so.",
                                           "You said: grows. ✓ Right."]
     assert "equally hard" in answer.inner_text() and play.locator("#pair-table").is_visible()
-    assert text(play, "[data-note=pair]") == "2 of your 3 predictions are right."
+    assert text(play, "[data-note=pair]") == "Right: 2 of your 3 predictions."
     move(play, "pair-beta", 1)  # at 10 a larger β pushes less: what was said stays, what is so is new
     settles(play, "[data-question=pair-beta] .verdict", "You said: shrinks. ✓ Right.")
+    settles(play, "[data-note=pair]", "Right: 3 of your 3 predictions.")  # the count too
     assert verdicts.nth(0).inner_text() == "You said: both alike. ✓ Right."
     play.locator("[data-clear=pair]").click()
     assert not answer.is_visible() and verdicts.all_inner_texts() == ["", "", ""]
     assert play.locator("#pair input:checked").count() == 0
+    assert text(play, "[data-note=pair]") == "Your answers are cleared."
 
 
 def test_one_prediction_opens_one_answer(play):
@@ -206,7 +208,7 @@ def test_predict_a_run_then_see_it_replayed(play):
     assert text(play, "[data-note=run]") == "6 questions have no answer of yours yet."
     assert play.evaluate("document.activeElement.name") == RUN[0]
     predict(play, "run", dict.fromkeys(RUN, "rises") | {RUN[1]: "falls"})
-    assert text(play, "[data-note=run]") == "2 of your 6 predictions are right."
+    assert text(play, "[data-note=run]") == "Right: 2 of your 6 predictions."
     settles(play, "#replay", "Play")  # it has come to its end
     n = evaluate(DEFAULTS["run"])
     assert play.locator("#replay-step").input_value() == "100"
@@ -242,11 +244,28 @@ def test_another_run(play):
     assert text(play, "[data-cell='1-0']") == number(n["log_ratio"][50][1][0], 2, True)
     play.locator("#run-loss").select_option("ipo")  # which diverges at this learning rate
     settles(play, "#notice", "expected a smaller lr")
-    settles(play, "#run-said", "expected a smaller lr")
+    settles(play, "[data-note=run]", "expected a smaller lr")
+    assert not play.locator("#run-chart-0").is_visible() and not play.locator("#answer-run-0-chosen").is_visible()
     assert len(play.complaints) == 1 and "400" in play.complaints.pop()  # the browser's own word on that answer
     move(play, "run-lr", 0.1)
     settles(play, "#run-said", "steps of ipo(tau=0.1")
-    assert not play.locator("#notice").is_visible()
+    assert not play.locator("#notice").is_visible() and play.locator("#run-chart-0").is_visible()
+
+
+def test_a_prediction_is_held_against_the_settings_that_it_was_made_for(play):
+    play.evaluate("""() => { const fast = fetch;
+        window.fetch = async (...a) => { await new Promise(r => setTimeout(r, 300)); return fast(...a); }; }""")
+    play.locator("#run-loss").select_option("dpop")  # under dpo this answer falls
+    predict(play, "run", dict.fromkeys(RUN, "rises"))
+    settles(play, "[data-question=run-run-1-chosen] .verdict", "You said: rises. ✓ Right.")
+    play.locator("[data-clear=run]").click()
+    play.locator("#run-loss").select_option("ipo")
+    settles(play, "#notice", "expected a smaller lr")
+    predict(play, "run", dict.fromkeys(RUN, "rises"))
+    settles(play, "[data-note=run]", "expected a smaller lr")
+    assert play.locator("#run .verdict").all_inner_texts() == [""] * 6
+    assert not play.locator("#run-chart-0").is_visible()
+    play.complaints.clear()
 
 
 # ---- for everybody
@@ -412,9 +431,15 @@ def test_a_server_that_went_away_is_a_sentence(page):
             before = text(page, "#pair-table")
         finally:
             process.kill()
+    page.locator("#run").scroll_into_view_if_needed()
     move(page, "pair-chosen", -7)
     settles(page, "#notice", "Nobody answers: the numbers stay as they are.")
     assert text(page, "#pair-table") == before
+    assert 0 <= page.locator("#notice").bounding_box()["y"] < 100  # in sight, wherever one reads
+    move(page, "run-lr", 0.5)
+    page.locator("[data-skip=run]").click()
+    settles(page, "[data-note=run]", "Nobody answers")
+    assert not page.locator("#run-chart-0").is_visible()  # it would be the run of other settings
     assert all("ERR_CONNECTION" in said for said in page.complaints)
     page.complaints.clear()
 

@@ -70,19 +70,33 @@ function notice(text) {
   if ($("notice").textContent !== text) $("notice").textContent = text;
 }
 
-async function ask(panel) {
-  if (asking[panel]) { asking[panel] = "again"; return; }
+const settled = {};  // of a panel that is asking: the promise of its latest answer
+const answered = {};  // the settings whose numbers a panel shows
+const refused = {};  // why the settings of a panel have no numbers
+
+const current = (panel) => JSON.stringify(params(panel)) === answered[panel];
+
+function ask(panel) {
+  if (asking[panel]) asking[panel] = "again";
+  else settled[panel] = answers(panel);
+}
+
+async function answers(panel) {
   do {
     asking[panel] = "once";
+    const question = params(panel);
     try {
-      const answer = await engine(params(panel));
+      const answer = await engine(question);
       put(answer.parts);
       if (panel === "run") replayOf(answer.numbers);
+      answered[panel] = JSON.stringify(question);
+      refused[panel] = "";
       notice("");
     } catch (error) {
       notice(error.message);
-      if (panel === "run" && !(error instanceof Away)) { $("run-said").textContent = error.message; }
       if (error instanceof Away) break;
+      refused[panel] = error.message;
+      if (panel === "run") stop();
     }
   } while (asking[panel] === "again");
   asking[panel] = undefined;
@@ -129,8 +143,8 @@ function goto(index, whole = false) {
     if (i === step && !whole) tab.setAttribute("aria-current", "step");
     else tab.removeAttribute("aria-current");
   });
-  $("step-back").setAttribute("aria-disabled", step === 0);
-  $("step-next").setAttribute("aria-disabled", step === steps.length - 1);
+  $("step-back").setAttribute("aria-disabled", !whole && step === 0);
+  $("step-next").setAttribute("aria-disabled", !whole && step === steps.length - 1);
   document.querySelector(".steps").classList.toggle("all", whole);
   $("step-said").textContent = whole ? "All steps. A number, or Next, shows one at a time."
     : `Step ${step + 1} of ${steps.length}`;
@@ -155,14 +169,20 @@ goto(0, true);
 
 const open = { pair: new Set(), run: new Set() };  // the questions whose answers are shown
 
+function note(panel, text) {
+  const place = document.querySelector(`[data-note="${panel}"]`);
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const picked = (key) => document.querySelector(`input[name="${key}"]:checked`)?.value;
 const questions = (panel) => all(`[data-predict="${panel}"] [data-question]`);
 
 function verdicts() {
   for (const panel of Object.keys(open)) {
+    let right = 0, count = 0;
     for (const field of questions(panel)) {
       const key = field.dataset.question;
-      const shownNow = open[panel].has(key);
+      const shownNow = open[panel].has(key) && !refused[panel];
       const answer = field.querySelector("p.answer");
       answer.classList.toggle("open", shownNow);
       const said = field.dataset.said;
@@ -171,22 +191,25 @@ function verdicts() {
         : `You said: ${field.dataset.words}. ${said === truth ? "\u2713 Right." : "\u2717 Not so."}`;
       const verdict = field.querySelector(".verdict");
       if (verdict.textContent !== text) verdict.textContent = text;
+      if (shownNow && said !== undefined) { count += 1; right += said === truth; }
     }
-    all(`#${panel} div.answer`).forEach((part) => part.classList.toggle("open", open[panel].size > 0));
+    const shows = open[panel].size > 0 && !refused[panel];
+    all(`#${panel} div.answer`).forEach((part) => part.classList.toggle("open", shows));
+    if (open[panel].size) note(panel, refused[panel] || (count ? `Right: ${right} of your ${count} predictions.` : ""));
   }
 }
 
-function reveal(panel, skip) {
+async function reveal(panel, skip) {
+  await settled[panel];
   const fields = questions(panel);
   const unsaid = fields.filter((field) => picked(field.dataset.question) === undefined);
-  const note = document.querySelector(`[data-note="${panel}"]`);
   if (unsaid.length && !skip && (panel === "run" || unsaid.length === fields.length)) {
     const many = unsaid.length > 1;
-    note.textContent = `${unsaid.length} question${many ? "s have" : " has"} no answer of yours yet.`;
+    note(panel, `${unsaid.length} question${many ? "s have" : " has"} no answer of yours yet.`);
     unsaid[0].querySelector("input").focus();
     return;
   }
-  let right = 0, count = 0;
+  if (!current(panel)) { note(panel, refused[panel] || $("notice").textContent); return; }
   for (const field of fields) {
     const key = field.dataset.question;
     const chosen = picked(key);
@@ -194,13 +217,10 @@ function reveal(panel, skip) {
     if (chosen !== undefined) {
       field.dataset.said = chosen;
       field.dataset.words = document.querySelector(`input[name="${key}"]:checked`).parentElement.textContent.trim();
-      count += 1;
-      right += chosen === field.querySelector("p.answer [data-truth]").dataset.truth;
     }
     open[panel].add(key);
   }
   verdicts();
-  note.textContent = count ? `${right} of your ${count} predictions ${right === 1 ? "is" : "are"} right.` : "";
   if (panel === "run") play(0);
 }
 
@@ -218,8 +238,8 @@ for (const button of all("[data-clear]")) {
       delete field.dataset.words;
       all("input", field).forEach((input) => { input.checked = false; });
     }
-    document.querySelector(`[data-note="${panel}"]`).textContent = "Your answers are cleared.";
     verdicts();
+    note(panel, "Your answers are cleared.");
   });
 }
 
@@ -289,6 +309,7 @@ $("replay").addEventListener("click", () => {
   play(k >= replayed.steps ? 0 : k);
 });
 $("replay-step").addEventListener("input", () => { stop(); at(Number($("replay-step").value)); });
+Object.keys(open).forEach((panel) => { answered[panel] = JSON.stringify(params(panel)); });
 verdicts();
 
 // ---- Python in this browser, where the page's address or the page itself names a Pyodide
