@@ -5,9 +5,9 @@
 # and in the rejected log-prob are equal and opposite; yet the chosen answer can become less likely.** This
 # notebook goes from one preference pair to a training step, and on to 300 of them.
 #
-# Every number below was computed while the notebook ran. Before each reveal you are asked for a prediction:
-# change `"..."` to yours, run the cell, then read on. The answers that are stored here are somebody's honest
-# first guesses, not all of them right.
+# Every number below was computed while the notebook ran. Before each reveal, `teach.predict` asks for a
+# prediction: put yours in place of the one that is stored, run the cell, then read on. The stored ones are
+# somebody's honest first guesses, not all of them right.
 
 # %%
 import math

@@ -147,6 +147,7 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (NINE, 10.0, "10 it is not"),
         (NINE, math.nan, "nan it is not"),
         (NINE, "nine", "yours gives nine, 1 word; expected 1 number"),
+        (NINE, [9.0], "yours gives (9), 1 number in a list; expected 1 number"),
     ],
 )
 def test_what_the_checker_says(found, theirs, says):

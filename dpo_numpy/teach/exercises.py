@@ -108,7 +108,8 @@ class Exercise:
             except (TypeError, ValueError):
                 return f"{self._at(case)}yours gives {_shown(result)}, expected numbers like {_shown(truth)}"
             if numbers.shape != truth.shape or numbers.dtype.kind != truth.dtype.kind:
-                return (f"{self._at(case)}yours gives {_shown(result)}, {_count(numbers)}; "
+                boxed = " in a list" if _count(numbers) == _count(truth) and numbers.ndim > truth.ndim else ""
+                return (f"{self._at(case)}yours gives {_shown(result)}, {_count(numbers)}{boxed}; "
                         f"expected {_count(truth)}")
             found.append(numbers)
         if self._same(found, expected):
