@@ -329,6 +329,9 @@ def test_a_narrow_screen_scrolls_one_way(width, new_page, served):
         .filter(e => e.getClientRects().length && e.getBoundingClientRect().right > w + 0.5)
         .map(e => e.outerHTML)""", width)
     assert outside == []
+    if width >= 390:  # a table that is cut hides what it compares: step 6 its last column
+        assert page.evaluate("""() => [...document.querySelectorAll('.wide')]
+            .filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)""") == []
 
 
 def test_reduced_motion_replays_at_once(new_page, served):
