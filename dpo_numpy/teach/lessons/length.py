@@ -86,7 +86,6 @@ EXERCISES = (
         {"it is β √n that counts, not β n": lambda: 2000.0,
          "a smaller β magnifies noise: it needs more pairs, not fewer": lambda: 250.0,
          "the square was lost the other way: √n makes up for β, so that n makes up for β²":
-             lambda: 1000 * math.sqrt(2)},
-        rtol=2e-4,
+             lambda: float(round(1000 * math.sqrt(2)))},
     ),
 )
