@@ -194,7 +194,7 @@ for k, s in enumerate((0.0, 0.5)):
 
 # %%
 worse = teach.predict("which gets worse from the first of six rounds of new pairs to the last?",
-                       "finite n",
+                      "finite n",
                       among=["finite n", "wrong class", "not Bradley-Terry", "finite steps"])
 
 # %%
