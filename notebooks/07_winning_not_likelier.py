@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 07 · Winning is not getting likelier
 #
-# **Claim: compare answers that the reference gives, and at the exact optimum of DPO the chosen ones have become
-# *less* likely, on average, for every $\beta$ below a crossover that can be computed.** Only the gap is
-# trained. First the optimum, then one pair, then a language model, where the chosen can fall for a second
-# reason. Last: what remedies do, and what they cost. Replace the stored predictions by yours before you reveal.
+# **Claim: draw pairs of answers from the reference; wherever their rewards differ, the log-probs of the chosen
+# ones have *fallen*, on average, at the exact optimum of DPO, for every $\beta$ below a crossover that can be
+# computed.** Only the gap is trained. First the optimum, then one pair, then a language model, then remedies
+# and their price.
 
 # %%
 import itertools
@@ -38,23 +38,26 @@ best = ref * np.exp(reward / beta)
 best /= best.sum()
 
 # %%
-mean = teach.predict("nats by which π* has changed log π(chosen), on average over the pairs", 1.0)
+mean = teach.predict("mean over pairs of log π*(chosen)/π_ref(chosen), in nats", 1.0)
 
 # %%
 change = np.log(best / ref)
 for k in range(3):
     print(f"reward {reward[k]:+.0f}: chosen in {chosen[k]:.0%} of pairs, log π {change[k]:+.2f}")
+print(f"mean of π(chosen): {chosen @ ref:.2f} by the reference, {chosen @ best:.2f} by π*")
 mean.reveal(float(chosen @ change), because="The middle answer is chosen too, and π* hardly says "
             "it. The best can gain log 3 nats at most, the others can lose any number.")
 
 # %% [markdown]
-# Nothing has failed: this is the policy that DPO is meant to find. With $J^\star = \beta \log Z$, and $E_c$ the
-# mean over chosen answers,
+# Nothing has failed: this is the policy that DPO is meant to find. The mean of $\log\pi(\text{chosen})$ falls
+# although that of $\pi(\text{chosen})$ rises: a log counts what nearly vanishes. With
+# $J^\star = \beta \log Z$, and $E_c$ the mean over chosen answers,
 #
 # $$E_c \log\frac{\pi^\star}{\pi_{ref}} = \frac{E_c\,r - J^\star}{\beta}.$$
 #
 # $J^\star$ falls from the best reward ($\beta \to 0$) to the reference's mean ($\beta \to \infty$), and
-# $E_c\,r$, which does not depend on $\beta$, is in between: they cross once.
+# $E_c\,r$, which does not depend on $\beta$, is in between here: they cross once. Pairs of *different* answers
+# may have an $E_c\,r$ below the reference's mean, where that is high: then the chosen fall at every $\beta$.
 
 # %%
 betas = np.geomspace(0.15, 10, 100)
@@ -71,7 +74,8 @@ axis.axvline(crossover, color=figures.OPTIMUM, ls="--", lw=1)
 axis.text(1.03 * crossover, -5, f"crossover, β = {crossover:.3f}", color=figures.OPTIMUM)
 axis.set(xscale="log", ylim=(-8, 0.7), xlabel="β", ylabel="mean log π*/π_ref, nats")
 axis.set_xticks(ticks := [0.2, 0.5, 1, 2, 5, 10], ticks)
-print(f"random problems of 20 answers below their crossover at β = 0.1: {measured['below']:.0%}")
+sure, good = np.array([0.9, 0.1]), np.array([1.0, 0.0])  # different answers only: no crossover
+assert metrics.crossover(metrics.pairs(sure, good, distinct=True).chosen, sure, good) == np.inf
 
 # %% [markdown]
 # ## One pair in a table
@@ -86,22 +90,20 @@ rates = push - pi @ push
 assert np.allclose(rates, [1 - pi[w] + pi[lost], -1 - pi[w] + pi[lost], pi[lost] - pi[w]])
 
 # %%
-third = teach.predict("0.1 is chosen over 0.2. What does the third answer, 0.7, do at first?",
+third = teach.predict("the answer of 0.1 is chosen over that of 0.2. At first the third's log-prob",
                       "falls", among=["rises", "falls", "stays"])
 
 # %%
-print("rates of log π:", ", ".join(f"{rate:+.1f}" for rate in rates))
+print("rates of log π, of chosen, rejected, third:", ", ".join(f"{rate:+.1f}" for rate in rates))
 third.reveal("rises" if rates[2] > 0 else "falls", because="Bystanders change at π(rejected) - "
              "π(chosen), all alike; the chosen at 1 - π(chosen) + π(rejected), never below 0.")
 
 # %% [markdown]
-# So in a table a chosen answer falls only by *other* pairs, in which it is a bystander, or rejected.
-#
-# Bystanders of a pair keep their ratios, to the last step. Not so when a rejected answer is pushed down alone,
-# without a chosen one (unlikelihood training, a negative reward):
+# So in a table a chosen answer falls only by *other* pairs. Bystanders of a pair keep their ratios. Not so
+# when a rejected answer is pushed down alone (unlikelihood training, a negative reward):
 
 # %%
-squeezed = teach.predict("of 0.70, 0.20, 0.08, 0.02 the last is pushed down alone. The 0.20 then",
+squeezed = teach.predict("π = 0.70, 0.20, 0.08, 0.02: the last alone is pushed down. The 0.20 then",
                          "rises", among=["rises", "falls", "stays"])
 
 # %%
@@ -116,7 +118,7 @@ def pushed(push, steps=30):
 
 
 alone, pair = pushed(np.array([0, 0, 0, -1])), pushed(np.array([1, 0, 0, -1]))
-print("alone:", alone.round(3), " in a pair with the first:", pair.round(3))
+print("pushed alone:", alone.round(3), " in a pair with the first:", pair.round(3))
 assert np.isclose(pair[1] / pair[2], start[1] / start[2])
 assert alone[1] / alone[2] > 1.1 * start[1] / start[2]
 squeezed.reveal("falls" if alone[1] < start[1] else "rises", because="The likeliest takes what is "
@@ -126,9 +128,9 @@ squeezed.reveal("falls" if alone[1] < start[1] else "rises", because="The likeli
 # %% [markdown]
 # ## A pair of strings
 #
-# A language model has a softmax for each context. Of a bigram, the gradient of $\log\pi$ in the logits, the
-# **score** $s$, is in each context what was said there less what was expected. A small step along the gradient
-# of the margin, $s_w - s_l$, changes the log-prob of the chosen by $s_w\cdot(s_w - s_l)$.
+# A bigram has a softmax for each context. The gradient of $\log\pi$ in its logits, the **score** $s$, is in
+# each context what was said there less what was expected. A small step along the gradient of the margin,
+# $s_w - s_l$, changes the log-prob of the chosen by $s_w\cdot(s_w - s_l)$.
 
 # %%
 def score(answer, p):
@@ -155,11 +157,12 @@ for seed in range(20):
     scores = np.array([score(answer, p).ravel() for answer in strings])
     inner = scores @ scores.T
     falls.append(np.diag(inner)[:, None] < inner - 1e-9)  # [chosen, rejected]
-falls = np.array(falls)
-print(f"of the other pairs, where a context comes back: {falls[:, ~both].mean():.1%}")
+falls, other = np.array(falls), ~both & ~np.eye(len(strings), dtype=bool)
+assert not falls[:, both].any()
+print(f"of the other pairs, where a context comes back: {falls[:, other].mean():.1%}")
 never.reveal(100 * falls[:, both].mean(), because="Each context adds to the chosen's rate: 0 if "
              "both say the same there, 1 - p(chosen's) + p(rejected's) if they part, |onehot - p|² "
-             "if only the chosen comes by.")
+             "if only the chosen comes there.")
 
 # %% [markdown]
 # How can coming back turn the sign? Over tokens *a*, *b* and the end, let *a* be chosen over *aaa*. After an
@@ -168,14 +171,14 @@ never.reveal(100 * falls[:, both].mean(), because="Each context adds to the chos
 # *b* is 18 times as likely as the end, and gains as many times as much:
 
 # %%
-p = np.array([[0.2, 0.6, 0.2], [0.05, 0.05, 0.9], [0.4, 0.3, 0.3]])  # rows: begin, a, b
+p = np.array([[0.2, 0.6, 0.2], [0.05, 0.05, 0.9], [0.4, 0.3, 0.3]])  # begin, a, b; end, a, b
 s_w, s_l = score([1], p), score([1, 1, 1], p)
 rate = (s_w * (s_w - s_l)).sum()
 assert np.isclose(rate, 2 * (p[1, 0] + p[1, 1] - p[1] @ p[1])) and np.isclose(p[1, 2] / p[1, 0], 18)
 print(f"the chosen moves at 2 (p(end|a) + p(a|a) - |p(.|a)|²) = {rate:.2f}")
 
 # %%
-bystander = teach.predict("p(b|a) = 0.9, and b is in neither answer. After 1000 steps it is", 0.5)
+bystander = teach.predict("p(b|a) = 0.9, and b is in neither answer. 1000 steps later it is", 0.5)
 
 # %%
 W = reference = np.log(p)
@@ -196,7 +199,7 @@ for line, name, color in ((up, "chosen: a", figures.CHOSEN), (up - down, "the ga
 axis.axhline(0, color=figures.REFERENCE, lw=1)
 axis.set(xlabel="step", ylabel="change of log π, nats", xlim=(0, 1250))
 bystander.reveal((np.exp(W[1]) / np.exp(W[1]).sum())[2].item(), within=0.01,
-                 because="The gap grows with every step, as it must; b takes what both lose.")
+                 because="The gap grows with every step; b takes what both lose.")
 
 # %% [markdown]
 # Networks share weights between contexts too: then tokens that both answers have in common can fall with the
@@ -204,17 +207,18 @@ bystander.reveal((np.exp(W[1]) / np.exp(W[1]).sum())[2].item(), within=0.01,
 #
 # ## Remedies, and their price
 #
-# Two remedies: add $-\alpha\log\pi(\text{chosen})$ to the loss (DPO + NLL, or RPO), or charge $\lambda$ for
-# each nat that the chosen is below the reference (DPOP). Both lift the chosen. But $\pi^\star$ was the best
-# policy there is: what leaves it loses some of $J = \text{E}\,r - \beta\,\text{KL}(\pi\,\Vert\,\pi_{ref})$.
+# Two remedies: add $-\alpha\log\pi(\text{chosen})$ to the loss (DPO + NLL, or RPO), or, inside the sigmoid,
+# charge the gap $\lambda$ for each nat that the chosen is below the reference (DPOP). Both lift the chosen.
+# But $\pi^\star$ was the best policy there is: what leaves it loses some of
+# $J = \text{E}\,r - \beta\,\text{KL}(\pi\,\Vert\,\pi_{ref})$.
 
 # %%
-price = teach.predict("the three answers, α = 1: share of DPO's gain in J that is lost", 0.05)
+price = teach.predict("three answers, β = 0.1, α = 1: share of DPO's gain in J lost by NLL", 0.05)
 
 # %%
 with_nll = minimizers.rpo(ref, wins, beta, alpha=1.0)
 of_best, of_ref, of_nll = (optimum.value(pi, ref, reward, beta) for pi in (best, ref, with_nll))
-print(f"chosen: {chosen @ np.log(with_nll / ref):+.3f} nats, without NLL {chosen @ change:+.3f}")
+assert chosen @ np.log(with_nll / ref) > 0 > chosen @ change
 price.reveal((of_best - of_nll) / (of_best - of_ref), because="NLL pulls towards how often people "
              "chose each answer, and they chose the middle one a third of the time.")
 
@@ -235,17 +239,22 @@ axis.axhline(ceiling, color=figures.CHOSEN, ls=":", lw=1.2)
 axis.text(0, ceiling + 0.1, "no policy is above", color=figures.CHOSEN)
 axis.set(xlabel="share of DPO's gain in J that is lost", ylabel="chosen: mean log π/π_ref",
          ylim=(-5.2, 0.9))
+i, j = np.mgrid[1:500, 1:500]
+every = np.stack([i, j, 500 - i - j])[:, i + j < 500].T / 500  # policies, on a grid
+kept = every[np.log(every / ref) @ chosen >= 0]
+least = (of_best - optimum.value(kept, ref, reward, beta).max()) / (of_best - of_ref)
+print(f"of all policies whose chosen do not fall, the best loses {least:.2f}")
 print(f"DPOP does not leave the reference from λ = {measured['threshold']:.2f} on, whatever β")
 assert measured["lam"] > measured["threshold"]
 assert abs(measured["dpop_regret"] - measured["reference_regret"]) < 1e-6
 
 # %% [markdown]
-# The first nats are nearly free; not to fall at all costs two fifths of the gain and more. The ceiling is
-# $\text{KL}(c\,\Vert\,\pi_{ref})$, $c$ the distribution of chosen answers: no policy is nearer to $c$ than $c$
-# itself.
+# The first nats are nearly free; to lift the chosen above 0 these two lose two fifths of the gain or more,
+# which is more than that must cost. The ceiling is
+# $\text{KL}(c\,\Vert\,\pi_{ref})$, $c$ the distribution of chosen answers: no policy is nearer to $c$ than $c$.
 #
-# So a falling chosen log-prob says by itself neither that training is ill nor that it is well. Ask where the
-# mass went: to better answers (the table), or to ones that nobody compared (the bigram).
+# So a falling chosen log-prob by itself says nothing ill of training, and nothing good. Ask where the mass
+# went: to better answers (the table), or to ones that nobody compared (the bigram).
 #
 # ## Exercises
 #

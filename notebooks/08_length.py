@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 08 · Why DPO grows verbose
 #
-# **Claim: labels that gain $\lambda$ by each token have an optimum only above a critical $\beta$, towards which
-# answers grow without end; and labels that are coin flips, which say nothing about length, make answers longer
-# too.** Three causes of verbosity, one at a time, then what is taken for a cause and is none, and which remedy
-# mends what.
+# **Claim: where a bigram's labels pay $\lambda > 0$ for each token and for nothing else, there is an optimum
+# only above a critical $\beta$, towards which answers grow without end; and there a few labels that are coin
+# flips, which say nothing about length, make answers longer too, on average.** Three causes of verbosity, one
+# at a time, then what is taken for a cause and is none, and which remedy mends what.
 
 # %%
 import math
@@ -40,8 +40,8 @@ def mean_length(weights):
     if abs(np.linalg.eigvals(T)).max() >= 1:
         return math.inf
     ways = np.linalg.inv(np.eye(3) - T)
-    Z = ways @ weights[:, 0]
-    return (ways @ T @ Z / Z)[0]
+    Z = ways @ weights[:, 0]  # of all strings, by the context that they begin in
+    return (ways @ T @ Z / Z)[0]  # what comes before a token, the token, what comes after
 
 
 assert np.isclose(mean_length(ref), ngram.expected_length(ref))
@@ -61,8 +61,8 @@ print(f"E|y| of the optimum of quality {wanted:.4f}")
 # %% [markdown]
 # ## Cause 1: the labels pay for length
 #
-# Now let people like length a little: their labels follow quality $+\ \lambda|y|$, with $\lambda = 0.5$. Half a
-# point is worth as much as odds of 1.65 to 1 for an answer that is one token longer.
+# Now let people like length a little: their labels follow quality $+\ \lambda|y|$, with $\lambda = 0.5$. Of two
+# equally good answers the one that is a token longer is preferred at odds of 1.65 to 1.
 
 # %%
 paid = teach.predict("β = 1 and λ = 0.5: E|y| of the optimum, 1.9 without the gain", 3)
@@ -77,7 +77,7 @@ paid.reveal(mean_length(ref * np.exp((quality + lam * token) / beta)), because="
 #
 # Take length alone, $\lambda$ a token. The reference's long strings get rarer by a factor $\rho$ a token, the
 # spectral radius of $T$; the optimum's by $\rho\,e^{\lambda/\beta}$. It can be normalized only while that is
-# below 1:
+# below 1 (where quality counts too, $\rho$ is that of $T$ weighted by $e^{q/\beta}$):
 #
 # $$\beta > \beta_c = \frac{\lambda}{-\log\rho}.$$
 
@@ -104,7 +104,7 @@ axis.text(1.08, 60, f"no optimum\nbelow β_c,\nwhich is {critical:.2f}")
 axis.set(yscale="log", xlim=(1, 7), xlabel="β, where a token is worth 1", ylabel="E|y|, tokens");
 
 # %%
-fate = teach.predict("DPO is trained at 0.8 β_c, on strings of 3 tokens at most. Its E|y|",
+fate = teach.predict("DPO of a bigram at β = 0.8 β_c, on strings of up to 3 tokens: E|y|",
                      "settles below 10", among=["settles below 10", "settles higher", "grows on"])
 
 # %%
@@ -126,19 +126,22 @@ assert short < 2
 # ## Cause 3: noise
 #
 # The labels are coin flips. They know nothing, of length or anything else. Each data set has a mirror image,
-# all of its labels turned over, whose fitted reward is $-\hat r$ where its own is $\hat r$.
+# all of its labels turned over: if DPO fits the reward $\hat r$ to one, it fits $-\hat r$ to the other. Take
+# the mean of $\text{E}|y|$ over the two.
 
 # %%
-width = 4.2  # β √n: alone decides how far noise moves log-ratios, as r̂ is of the order 1/√n
+width = 4.2  # β √n, which decides: r̂ is of the order 1/√n, log-ratios are r̂/β
 coins = teach.predict(f"200 labels by coin, β = {width / math.sqrt(200):.2f}: E|y| at the minimum "
-                      "of DPO's loss, the median of 300 data sets (reference: 2.3)", 2.3)
+                      "of DPO's loss, mean of a data set and its mirror image (the median of 300 "
+                      "such means; reference: 2.3)", 2.3)
 
 # %%
 each = measured["coin_length"]  # data sets, widths; inf where there is no minimum
-middle = np.quantile(each, 0.5, axis=0, method="inverted_cdf")
-assert math.isclose(mean_length(ref), 2.3) and middle[measured["width"] == width][0] > 2.9
-coins.reveal(float(middle[measured["width"] == width][0]), because="Noise is as often up as down, "
-             "but going on more gains more tokens than going on less can lose.")
+means = (each + measured["coin_mirrored"])[:, measured["width"] == width] / 2
+assert math.isclose(mean_length(ref), 2.3)
+print(f"of the 300 means {(means > 2.3).mean():.0%} are above the reference")
+coins.reveal(float(np.quantile(means, 0.5, method="inverted_cdf")), because="Noise is as often up "
+             "as down, but going on more gains more tokens than going on less can lose.")
 
 # %%
 for noise in (0.1, 0.2, 0.3):
@@ -147,7 +150,8 @@ for noise in (0.1, 0.2, 0.3):
     assert (up + down) / 2 > mean_length(ref)
 
 # %%
-low, high = (np.quantile(each, share, axis=0, method="inverted_cdf") for share in (0.1, 0.9))
+low, middle, high = np.quantile(each, (0.1, 0.5, 0.9), axis=0, method="inverted_cdf")
+assert (middle > 2.3).all() and (low < 2.3).all()  # without mirror images: not each, but most
 figure, axis = plt.subplots(figsize=(7, 3.2))
 axis.fill_between(measured["width"], low, np.minimum(high, 100), color=figures.POLICY, alpha=0.3)
 axis.plot(measured["width"], np.minimum(middle, 100), "o-", color=figures.POLICY, ms=4)
@@ -161,12 +165,12 @@ axis.set_yticks(ticks := [2, 3, 5, 10, 20, 50], ticks)
 axis.minorticks_off()
 
 # %% [markdown]
-# What noise adds falls as $1/\beta^2$; and, as $\hat r$ is of the order $1/\sqrt n$, as $1/n$ where $n$ is
-# large. Of the 200 labels of each data set, at three $\beta$:
+# Once it is small, what noise adds falls as $1/\beta^2$; and, as $\hat r$ is of the order $1/\sqrt n$, as
+# $1/n$. On average over data sets and mirror images of 200 labels, at three $\beta$:
 
 # %%
 wide = measured["width"] >= 30
-added = (each + measured["coin_mirrored"])[:, wide].mean(axis=0) / 2 - 2.3  # and the mirror images
+added = (each + measured["coin_mirrored"])[:, wide].mean(axis=0) / 2 - 2.3
 scaled = added * measured["width"][wide] ** 2
 assert np.ptp(scaled) < 0.1 * scaled.mean()
 print("β²n times what noise adds, for β√n = 30, 55, 100:", *(f"{x:.1f}" for x in scaled))
@@ -179,8 +183,8 @@ print("β²n times what noise adds, for β√n = 30, 55, 100:", *(f"{x:.1f}" for
 
 # %%
 gap, ends = measured["chosen_longer"][0], measured["turning_length"][0]
-longer = teach.predict(f"other labels, whose chosen are {-gap:.2f} tokens *shorter* on average. "
-                       "The optimum, beside the reference, is", "shorter",
+longer = teach.predict(f"other labels, whose chosen are {-gap:.2f} tokens *shorter* on average; "
+                       "β = 0.3. The optimum, beside the reference, is", "shorter",
                        among=["shorter", "longer"])
 
 # %%
@@ -189,7 +193,7 @@ for k in (0, 2, 13, -1):
     print(f"E|y| after {step[k]:3.0f} steps: {length[k]:.2f}")
 assert gap < 0 and length.min() < 2.3 < length[-1]
 longer.reveal("longer" if ends > 2.3 else "shorter", because=f"The optimum has {ends:.2f}. Of what "
-              "the reference says, short answers are the better; but the best of all are long.")
+              "the reference says often, short answers are better; but the best of all are long.")
 
 # %% [markdown]
 # ## What mends what
@@ -205,11 +209,12 @@ assert abs(labels["wrong_alpha"] - 1) < 1e-3  # other α lose (α - λ)² Var|y|
 
 # %% [markdown]
 # A bigram that is trained by R-DPO ends there too (its KL to that optimum is asserted). But $\lambda$ must be
-# known. Other remedies do not ask for it. Here each has the best value of its own hyper-parameter: a $\beta$,
-# or for LD-DPO the weight of what the longer answer has beyond the shorter one.
+# known. Other remedies do not ask for it. Here they meet on all strings of up to 4 tokens, each with the best
+# value of one hyper-parameter: $\beta$, or for LD-DPO, at $\beta = 1$, the weight of what the longer answer has
+# beyond the shorter one. (With $\beta$ free too it could not lose to DPO, which it is at weight 1.)
 
 # %%
-best = teach.predict("which loses least where labels have the gain?", "LN-DPO",
+best = teach.predict("which loses least of J of quality where labels have the gain?", "LN-DPO",
                      among=["SimPO", "LN-DPO", "LD-DPO", "DPO, larger β"])
 
 # %%
@@ -225,14 +230,15 @@ axis.barh(rows - 0.2, lost.values(), 0.38, color=figures.COLORS[1])
 axis.barh(rows + 0.2, free.values(), 0.38, color="white", edgecolor="black", hatch="///")
 for k, name in enumerate(titles):
     for value, place in ((lost[name], -0.2), (free[name], 0.2)):
-        axis.text(value, k + place, f" {abs(value):.3f}", va="center", fontsize=9)
+        axis.text(value, k + place, f" {abs(value):.2f}", va="center", fontsize=9)
 axis.text(0.24, 1, "solid: labels with the gain\nhatched: labels without", ha="right", va="center")
 axis.set_yticks(rows, titles.values())
 axis.set(xlabel="J* - J of quality, each at its best setting")
 axis.invert_yaxis()
 others = [name for name in titles if name != "r_dpo"]
-best.reveal(titles[min(others, key=lost.get)], because="In this world. Dividing by length lets "
-            "a token's worth depend on the answer, and costs where there is no bias: hatched.")
+best.reveal(titles[min(others, key=lost.get)], because="In this world. Dividing by length fits "
+            "a log-ratio per token, as if a reward were earned once for each token of the answer: "
+            "that costs where there is no bias, too (hatched).")
 
 # %% [markdown]
 # | cause | mended by | not by |

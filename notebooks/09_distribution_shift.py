@@ -45,7 +45,7 @@ def pairs(mu):
 
 
 def lost(u):
-    """J* - J of the policy with log-ratios u, up to a constant"""
+    """J* - J of the policy whose log-ratios are u plus a constant"""
     pi = ref * np.exp(u) / (ref @ np.exp(u))
     return beta * optimum.kl(pi, sampler(-1)).item()
 
@@ -65,8 +65,8 @@ axis.set(xlabel="x", ylabel="probability", ylim=(0, None));
 #
 # $$\frac{\partial L}{\partial u_i} = \beta \sum_j W_{ij}\,\bigl(\sigma(\beta(u_i - u_j)) - P_{ij}\bigr).$$
 #
-# The weights $W$ say how often pairs are met. Let one answer be rare: drawn 8 times for a million draws of
-# another.
+# $W_{ij}$ says how often $i$ and $j$ meet, $P_{ij}$ how often $i$ is then preferred. Let one answer be rare:
+# drawn 8 times for a million draws of another.
 
 # %%
 def slope(u, W):
@@ -79,7 +79,8 @@ weights = {"reference": pairs(ref), "all alike": pairs(np.ones(6)), "rare": pair
            "a bare chain": chain / 5}
 
 # %%
-off = teach.predict("the largest error of a probability, trained to the end on such pairs", 0.1)
+off = teach.predict("the policy is trained to the end on such pairs: the largest error of a "
+                    "probability", 0.1)
 
 # %%
 error = {}
@@ -97,8 +98,10 @@ off.reveal(round(error["rare"], 8), because="At u = r/β each bracket is 0 by it
 #
 # ## Five switches
 #
-# Each leaves one condition out. $J^\star - J$ against the shift, one switch at a time; dots are measured, lines
-# predicted (for finite $n$ and finite steps to leading order).
+# Each leaves one condition out; what they are follows. $J^\star - J$ against the shift, one switch at a time;
+# dots are measured, lines predicted (for finite $n$ and finite steps to leading order). What is 0 has no dot,
+# nor has finite $n$ at $s = 1$: there, some data sets have no minimum, as one answer wins or loses all its
+# pairs.
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(8, 4.4), sharex=True, sharey=True)
@@ -108,12 +111,12 @@ for k, (axis, name) in enumerate(zip(axes.flat, names, strict=True)):
         axis.plot(measured["shifts"], measured["theory"][k - 1], color="black", lw=1)
         axis.plot(measured["shifts"], measured["sweep"][k - 1], "o", color="#E69F00", ms=5)
     else:
-        axis.text(0, 1e-2, "0 at every s", ha="center")
+        axis.text(0.06, 1e-2, "0 at\nevery s")
         assert measured["none"].max() < 1e-12
     axis.axvline(0, color=figures.REFERENCE, lw=1, ls=":")
     axis.set(title=name, yscale="log", ylim=(1e-5, 1))
 figure.supylabel("J* - J", fontsize=11)
-figure.supxlabel("s: -1 pairs of π*, 0 of the reference, 1 of the opposite of π*", fontsize=11);
+figure.supxlabel("s: -1 pairs of π*, 0 of the reference, 1 of π_ref exp(-r/β)", fontsize=11);
 
 # %% [markdown]
 # **Disconnected.** Two groups of answers that are never compared to each other. How much better one group is
@@ -136,9 +139,9 @@ apart.reveal("neither", because=f"J* - J is {lost(u):.4f} whichever pairs are me
              "The twin: let pairs across be met, be they a thousand times rarer, and it is 0.")
 
 # %% [markdown]
-# **Finite data.** $n$ labels leave $J^\star - J$ of about $\text{tr}(S F^+)/(2\beta n)$, where $F$ is what
-# pairs tell of the rewards and $S$ what $J$ needs. With $n \to \infty$ it is 0 again. Here the pairs do matter:
-# one that is rarely met tells little, and so does one whose label is nearly certain.
+# **Finite data.** $n$ labels leave, on average, about $\text{tr}(S F^+)/(2\beta n)$ of $J^\star - J$, where
+# $F$ is what pairs tell of the rewards and $S$ what $J$ needs. With $n \to \infty$ it is 0 again. Here the
+# pairs do matter: one that is rarely met tells little, and so does one whose label is nearly certain.
 
 # %%
 where = teach.predict("2000 labels tell most if pairs are drawn from", "the optimum",
@@ -167,8 +170,9 @@ for k, s in enumerate((0.0, 0.5)):
     print(f"s = {s:.1f}: J* - J = {lost(x * theta):.4f}")
 
 # %% [markdown]
-# **Not Bradley-Terry.** Some preferences go around in a circle: no reward explains them. Here they are made to
-# cancel out in pairs of the reference; elsewhere (the panel) they do not.
+# **Not Bradley-Terry.** Some preferences go around in a circle: no reward explains them. Here $C$ is added to
+# $P$, such that $\sum_j W_{ij} C_{ij} = 0$ in pairs of the reference: the slope is what it was. In other pairs
+# (the panel) it is not.
 #
 # **Finite steps.** Directions that few pairs see are learned slowly. After 30 steps from the reference (and 0
 # in the end):
@@ -185,10 +189,12 @@ for k, s in enumerate((0.0, 0.5)):
 # ## New pairs from the policy
 #
 # The practical answer to shift is to draw new pairs from the policy, round after round. All begin at $s = 0.5$,
-# and $J^\star - J$ is printed after the first round and the last.
+# and $J^\star - J$ is printed after the first round and the last. Finite $n$: each round has 2000 labels, new
+# ones. Finite steps: 30 more in each round; for comparison, on the same pairs again.
 
 # %%
-worse = teach.predict("which is worse after six rounds of new pairs than after one?", "finite n",
+worse = teach.predict("which gets worse from the first of six rounds of new pairs to the last?",
+                      "finite n",
                       among=["finite n", "wrong class", "not Bradley-Terry", "finite steps"])
 
 # %%
@@ -201,7 +207,7 @@ worse.reveal(worst, because="The policy draws its pairs where circles do not can
              "mend what rare pairs broke; they cannot say what no label says.")
 
 # %% [markdown]
-# Does that make on-policy pairs the better ones? In a class that misses $\pi^\star$, often. In a table that
+# Does that make on-policy pairs the better ones? In this class that misses $\pi^\star$, yes. In a table that
 # holds it, the pairs matter only for how many labels and steps are needed, and that depends on what the
 # reference knows already. Three references $\propto e^{-tx}$, from one that dislikes the better answers to one
 # that likes them:

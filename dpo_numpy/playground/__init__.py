@@ -6,6 +6,7 @@
     view.py         show(params): the numbers, and the parts of the page that change with them
     build.py        the page as it is before anything was touched; the sources for a browser that runs Python; export
     server.py       the page and `show` on the loopback address
+    DEFAULTS        what each panel is asked before anything was touched
     assets          index.html (made by build.py), style.css, play.js
 """
 
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .evaluation import evaluate
+from .evaluation import DEFAULTS, evaluate
 
-__all__ = ["evaluate", "export"]
+__all__ = ["DEFAULTS", "evaluate", "export"]
 
 
 def export(folder: str | Path, pyodide: str | None = None) -> list[Path]:

@@ -1,5 +1,5 @@
 """Length has a critical temperature: labels that gain λ a token have an optimum for β > λ/(-log ρ(T)) alone, towards
-which E|y| grows without end; labels without any gain lengthen what is fitted to few of them, as E|y| is convex.
+which E|y| grows without end; labels without any gain lengthen what is fitted to few of them, on average.
 
 ρ(T) is the factor by which the reference's longer strings get rarer, a token. A bigram over two letters and an end,
 whose expected lengths are sums over all strings; |y| counts the tokens before the end, while losses count the end too.

@@ -34,11 +34,19 @@ def _tilted(p_end: float, lam: float, beta: float) -> float:
     return (1 - p_end) * math.exp(lam / beta)
 
 
+def _unnormalized(p_end: float, lam: float, beta: float) -> float:
+    on = _tilted(p_end, lam, beta)
+    return p_end * on / (1 - on) ** 2 if on < 1 else math.inf
+
+
 MISTAKES = {
     "e^(λ/β) is paid for each token; here the mean is scaled by it once, as if what follows a token were not paid too":
         lambda p_end, lam, beta: _tilted(p_end, lam, beta) / p_end,
     "a geometric series beyond its radius: where the factor a token is 1 or more there is no optimum, return math.inf":
         lambda p_end, lam, beta: _tilted(p_end, lam, beta) / (1 - _tilted(p_end, lam, beta)),
+    "the weights p_end (1 - p_end)^k e^(λk/β) do not sum to 1: divide by their sum": _unnormalized,
+    "β was left out: a token's weight is multiplied by e^(λ/β), not e^λ": lambda p_end, lam, beta:
+        _right(p_end, lam * beta, beta),
     "the end was counted: |y| is of the tokens before it": lambda p_end, lam, beta: _right(p_end, lam, beta) + 1,
     "e^(λβ) was paid for a token: rewards are divided by β": lambda p_end, lam, beta:
         _right(p_end, lam * beta * beta, beta),
@@ -78,6 +86,6 @@ EXERCISES = (
         {"it is β √n that counts, not β n": lambda: 2000.0,
          "a smaller β magnifies noise: it needs more pairs, not fewer": lambda: 250.0,
          "the square was lost the other way: √n makes up for β, so that n makes up for β²":
-             lambda: 1000 * math.sqrt(2)},
+             lambda: float(round(1000 * math.sqrt(2)))},
     ),
 )

@@ -43,6 +43,10 @@ RATE_MISTAKES = {
     "the sign of what the softmax takes is turned: it subtracts π(chosen) - π(rejected)": lambda pi, w, lost:
         2 * (np.eye(len(pi))[w] - np.eye(len(pi))[lost]) - _measured_rates(pi, w, lost),
     "chosen and rejected are interchanged": lambda pi, w, lost: _measured_rates(pi, lost, w),
+    "this is a step on the chosen alone: the rejected's logit goes down too": lambda pi, w, lost:
+        np.eye(len(pi))[w] - pi,
+    "the bystanders stay, and should not: the sum in their softmax changes": lambda pi, w, lost:
+        np.where(np.isin(np.arange(len(pi)), [w, lost]), _measured_rates(pi, w, lost), 0),
 }
 
 
@@ -58,8 +62,8 @@ def change(ref: Array, reward: Array, beta: float) -> float:
 def _mean(of: str, ref: ArrayLike, reward: ArrayLike, beta: float) -> Any:
     from analytic import metrics
 
-    drawn = metrics.pairs(ref, reward)
-    share = {"chosen": drawn.chosen, "rejected": drawn.rejected, "reference": ref}[of]
+    drawn = metrics.pairs(ref, reward, distinct=of == "distinct")
+    share = {"rejected": drawn.rejected, "reference": ref}.get(of, drawn.chosen)
     return metrics.mean_log_ratio(share, ref, reward, beta)
 
 
@@ -67,6 +71,12 @@ def _of_the_policy(ref: Array, reward: Array, beta: float) -> Any:
     from analytic import metrics, optimum
 
     return metrics.mean_log_ratio(optimum.boltzmann(ref, reward, beta), ref, reward, beta)
+
+
+def _by_policy_beta(ref: Array, reward: Array, beta: float) -> Any:
+    from analytic import metrics
+
+    return metrics.mean_log_ratio(metrics.pairs(ref, reward / beta).chosen, ref, reward, beta)
 
 
 CHANGE_MISTAKES = {
@@ -77,6 +87,11 @@ CHANGE_MISTAKES = {
     "this is the mean over the reference's answers, of which people choose the better ones more often":
         lambda ref, reward, beta: _mean("reference", ref, reward, beta),
     "this is the mean over answers of π*, its KL: the pairs were drawn from the reference": _of_the_policy,
+    "pairs of an answer with itself were left out: here both draws may be the same": lambda ref, reward, beta:
+        _mean("distinct", ref, reward, beta),
+    "π* is taken to be e^(r/β)/Z: it is π_ref e^(r/β)/Z, and π_ref is in Z too": lambda ref, reward, beta:
+        _mean("chosen", ref, reward, beta) + _log_z(ref, reward, beta) - _log_sum(reward, beta) - _cross(ref, reward),
+    "people choose by σ(r_i - r_j): β is the policy's, not theirs": _by_policy_beta,
     "this is β times the change, a reward: nats have no β in front": lambda ref, reward, beta:
         beta * _mean("chosen", ref, reward, beta),
     "this is the mean of log π*: subtract that of log π_ref": lambda ref, reward, beta:
@@ -88,6 +103,10 @@ def _log_z(ref: Array, reward: Array, beta: float) -> Any:
     from analytic import optimum
 
     return optimum.log_partition(ref, reward, beta)
+
+
+def _log_sum(reward: Array, beta: float) -> Any:
+    return np.log(np.exp(reward / beta).sum())
 
 
 def _cross(ref: Array, reward: Array) -> Any:
@@ -107,7 +126,7 @@ EXERCISES = (
     ),
     Exercise(
         "winning_chosen_change",
-        "Write change(ref, reward, beta): two answers are drawn from ref, be they the same; people choose i over j "
+        "Write change(ref, reward, beta): two answers are drawn from ref, maybe the same twice; people choose i over j "
         "with probability σ(r_i - r_j). Return the mean of log π*/π_ref over the chosen answers, in nats.",
         "How often is i the chosen one? Twice ref_i Σ_j ref_j σ(r_i - r_j). And log π*/π_ref is r/β less one number.",
         lambda ref, reward, beta: _mean("chosen", ref, reward, beta), change, CHANGE_MISTAKES, PROBLEMS,
