@@ -242,11 +242,16 @@ def test_another_run(play):
     assert text(play, "[data-cell='1-0']") == number(n["log_ratio"][50][1][0], 2, True)
     play.locator("#run-loss").select_option("ipo")  # which diverges at this learning rate
     settles(play, "#notice", "expected a smaller lr")
-    settles(play, "#run-said", "expected a smaller lr")
+    settles(play, "[data-note=run]", "expected a smaller lr")
+    assert not play.locator("#run-table").is_visible() and not play.locator("#answer-run-0-chosen").is_visible()
+    predict(play, "run", dict.fromkeys(RUN, "rises"))  # of a run that is not: dpop's has no say in it
+    assert "expected a smaller lr" in text(play, "[data-note=run]")
+    assert play.locator("#run .verdict").all_inner_texts() == [""] * 6
     assert len(play.complaints) == 1 and "400" in play.complaints.pop()  # the browser's own word on that answer
     move(play, "run-lr", 0.1)
     settles(play, "#run-said", "steps of ipo(tau=0.1")
-    assert not play.locator("#notice").is_visible()
+    assert not play.locator("#notice").is_visible() and text(play, "[data-note=run]") == ""
+    assert play.locator("#run-table").is_visible() and play.locator("#answer-run-0-chosen").is_visible()
 
 
 # ---- for everybody
@@ -496,6 +501,18 @@ def test_a_pyodide_that_is_not_there_is_a_sentence(hosted, page):
     page.goto(f"{hosted[0]}?pyodide=nowhere/")
     settles(page, "#notice", "Python did not start in this browser: ")
     assert page.locator("h1").is_visible()
+    page.complaints.clear()
+
+
+def test_who_asked_before_python_failed_to_start_is_answered_by_the_server(served, page):
+    held = []
+    page.route("**/pyodide.mjs", lambda route: held.append(route))  # which cannot be a builtin
+    page.goto(f"{served.url}?pyodide={served.url}p/", wait_until="commit")
+    page.locator("[data-skip=pair]").click()
+    move(page, "pair-chosen", -7)
+    settles(page, "#notice", "Python is on its way")
+    held.pop().abort()
+    settles(page, "#pair-table", number(evaluate({**PAIR, "chosen": -7})["value"], 6))
     page.complaints.clear()
 
 

@@ -42,6 +42,7 @@ function label(control) {
 // ---- asking: one question of a panel at a time, and after it the latest
 
 const asking = {};
+const refused = {};  // by panel, why there are no numbers of what its controls say
 let engine = askServer;
 
 const ALONE = "This copy of the page has no Python behind it, so its numbers stay as they were built. To make it " +
@@ -77,16 +78,24 @@ async function ask(panel) {
     try {
       const answer = await engine(params(panel));
       put(answer.parts);
+      refuse(panel, "");
       if (panel === "run") replayOf(answer.numbers);
       notice("");
     } catch (error) {
       notice(error.message);
-      if (panel === "run" && !(error instanceof Away)) { $("run-said").textContent = error.message; }
+      if (!(error instanceof Away)) refuse(panel, error.message);
       if (error instanceof Away) break;
     }
   } while (asking[panel] === "again");
   asking[panel] = undefined;
   verdicts();
+}
+
+function refuse(panel, why) {  // what stands there is of other controls: no answer to hold a prediction against
+  const note = document.querySelector(`[data-note="${panel}"]`);
+  if (note && (why || note.textContent === refused[panel])) note.textContent = why;
+  refused[panel] = why;
+  if (why && panel === "run") stop();
 }
 
 const saying = {};
@@ -162,7 +171,7 @@ function verdicts() {
   for (const panel of Object.keys(open)) {
     for (const field of questions(panel)) {
       const key = field.dataset.question;
-      const shownNow = open[panel].has(key);
+      const shownNow = open[panel].has(key) && !refused[panel];
       const answer = field.querySelector("p.answer");
       answer.classList.toggle("open", shownNow);
       const said = field.dataset.said;
@@ -172,7 +181,8 @@ function verdicts() {
       const verdict = field.querySelector(".verdict");
       if (verdict.textContent !== text) verdict.textContent = text;
     }
-    all(`#${panel} div.answer`).forEach((part) => part.classList.toggle("open", open[panel].size > 0));
+    const there = open[panel].size > 0 && !refused[panel];
+    all(`#${panel} div.answer`).forEach((part) => part.classList.toggle("open", there));
   }
 }
 
@@ -180,6 +190,7 @@ function reveal(panel, skip) {
   const fields = questions(panel);
   const unsaid = fields.filter((field) => picked(field.dataset.question) === undefined);
   const note = document.querySelector(`[data-note="${panel}"]`);
+  if (refused[panel]) { note.textContent = refused[panel]; return; }
   if (unsaid.length && !skip && (panel === "run" || unsaid.length === fields.length)) {
     const many = unsaid.length > 1;
     note.textContent = `${unsaid.length} question${many ? "s have" : " has"} no answer of yours yet.`;
@@ -321,7 +332,7 @@ answer`);
 if (named) {
   notice("Python is on its way into this browser.");
   const starting = startPyodide(named);
-  engine = async (question) => (await starting)(question);
+  engine = (question) => starting.then((answer) => answer(question), () => askServer(question));
   starting.then(
     () => { notice(""); document.documentElement.dataset.engine = "pyodide"; },
     (error) => {
