@@ -89,7 +89,7 @@ def said_of_data(module: str, name: str) -> str:
     """What is said of a constant: in a table `NAME   words` of its module or package, or in a comment `#:` above it"""
     package = module.rpartition(".")[0]
     for home in filter(None, (module, package)):
-        found = re.search(rf"^( *{name} +)(\S.*(?:\n +\S.*)*)", import_module(home).__doc__ or "", re.MULTILINE)
+        found = re.search(rf"^( *{name} {{2,}})(\S.*(?:\n +\S.*)*)", import_module(home).__doc__ or "", re.MULTILINE)
         if found:
             first, *more = found[2].splitlines()
             indent = re.compile(f" {{{len(found[1])}}}\\S")
@@ -281,12 +281,6 @@ def notebooks() -> list[Path]:
     return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def unwritten(name: str, target: str) -> bool:
-    """A lesson that is linked to, but not there yet"""
-    lesson = re.search(r"\b\d\d_\w+\.ipynb(#|$)", target)
-    return bool(lesson) and not (ROOT / from_root(str(Path(name).parent), target)).is_file()
-
-
 # ---- the site
 
 def toctree(pages: Iterable[str] | Mapping[str, str], caption: str = "", hidden: bool = True) -> str:
@@ -307,9 +301,6 @@ def lay_out(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
         for _, link in links(text):
-            if unwritten(name, link):
-                read = target.read_text("utf-8")
-                target.write_text(re.sub(rf"\[([^\[\]]*)\]\({re.escape(link)}\)", r"\1", read), "utf-8")
             shipped = from_root(str(Path(name).parent), link)
             if not is_page(link) and not re.match(r"[a-z]+:|#", link) and (ROOT / shipped).is_file():
                 (folder / shipped).parent.mkdir(parents=True, exist_ok=True)

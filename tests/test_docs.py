@@ -53,7 +53,7 @@ def undocumented(module: ModuleType, source: str, elsewhere: Collection[str] = (
             complaints += [] if inspect.getdoc(x) else [f"{name}.{key}"]
         elif not isinstance(x, ModuleType):
             commented = re.search(rf"^#: .*\n(?:\w+, )*{key}\b", source, re.MULTILINE)
-            told = getattr(x, "__doc__", type(x).__doc__) != type(x).__doc__
+            told = getattr(x, "__dict__", {}).get("__doc__")  # its own: what an array says depends on NumPy's version
             if not (commented or told or website.said_of_data(name, key)):
                 complaints.append(f"{name}.{key}")
     return complaints
@@ -68,7 +68,8 @@ def test_every_public_name_has_a_docstring(module):
 SYNTHETIC = '''
 """A module."""
 from typing import NamedTuple
-__all__ = ["C", "N", "f", "K", "L", "M"]
+import numpy as np
+__all__ = ["C", "N", "f", "K", "W", "L", "M"]
 class C:
     """Documented."""
     def said(self):
@@ -83,6 +84,7 @@ class N(NamedTuple):
     x: int
 def f(): ...
 K = 1
+W = np.ones(1)
 #: one
 L = 1
 M = 1
@@ -97,7 +99,7 @@ def test_the_docstring_rule_can_fail(monkeypatch, tmp_path):
     exec(SYNTHETIC, module.__dict__)
     module.__doc__ = "A module.\n\n    M    a constant"
     found = undocumented(module, SYNTHETIC)
-    assert found == [f"synthetic.{name}" for name in ("C.silent", "C.quiet", "C.mute", "N", "f", "K")]
+    assert found == [f"synthetic.{name}" for name in ("C.silent", "C.quiet", "C.mute", "N", "f", "K", "W")]
     assert "synthetic.f" not in undocumented(module, SYNTHETIC, elsewhere=["f"])
     module.__doc__ = None
     assert "synthetic" in undocumented(module, SYNTHETIC)
@@ -228,15 +230,11 @@ def headings(text: str) -> list[str]:
     return found
 
 
-LESSONS = 13  # before all are there, they may point at those that are not
-
-
 def dead(name: str, text: str, pages: dict[str, str]) -> list[str]:
     """Links of a page to files or headings that are not there"""
     complaints = []
-    finished = len(website.notebooks()) >= LESSONS
     for _, target in website.links(text):
-        if re.match(r"[a-z]+:", target) or (website.unwritten(name, target) and not finished):
+        if re.match(r"[a-z]+:", target):
             continue
         path = website.from_root(str(Path(name).parent), target) if not target.startswith("#") else name
         anchor = target.partition("#")[2]

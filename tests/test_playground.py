@@ -195,12 +195,12 @@ WRONG = [None, True, False, "0.1", "", [], {}, [0.1], float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(("panel", "name"), [(panel, name) for panel in PANELS for name in ("panel", *LIMITS[panel])])
-@pytest.mark.parametrize("value", WRONG, ids=lambda value: ascii(value)[:20] if not isinstance(value, int) else "int")
-def test_wrong_values_are_one_sentence(panel, name, value):
-    with pytest.raises(ValueError, match=rf"^{name}(\[\d\])? (is|adds up to) ") as caught:
-        evaluate({**DEFAULTS[panel], name: value})
-    sentence = str(caught.value)
-    assert "; expected " in sentence and len(sentence) < 300 and sentence.isascii() and "\n" not in sentence
+def test_wrong_values_are_one_sentence(panel, name):
+    for value in WRONG:
+        with pytest.raises(ValueError, match=rf"^{name}(\[\d\])? (is|adds up to) ") as caught:
+            evaluate({**DEFAULTS[panel], name: value})
+        sentence = str(caught.value)
+        assert "; expected " in sentence and len(sentence) < 300 and sentence.isascii() and "\n" not in sentence
 
 
 @pytest.mark.parametrize(("change", "sentence"), [

@@ -131,6 +131,8 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (SQUARES, lambda x: x / 0, "at x = 3: it raises ZeroDivisionError: float division by zero"),
         (SQUARES, lambda: 1, "at x = 3: it raises TypeError: "),
         (SQUARES, lambda x: {"x": x}, "at x = 3: yours gives {'x': 3.0}, expected numbers like 9"),
+        (SQUARES, lambda x: (None, x), "at x = 3: yours gives (None, 3), expected numbers like 9"),
+        (SQUARES, lambda x: x * x + 1j, "at x = 3: yours gives (9+1j), expected numbers like 9"),
         (SQUARES, lambda x: "nine", "at x = 3: yours gives nine, 1 word; expected 1 number"),
         (SQUARES, 9.0, "9 is no function; expected one of (x)"),
         (INVERSES, lambda x: 3 / x if x else math.inf, "at x = 2: yours gives 1.5, expected 0.5"),
@@ -146,6 +148,7 @@ NINE = Exercise("nine", "What is three times three?", "Multiply.", lambda: 9.0, 
         (NINE, 6, "that adds"),
         (NINE, 10.0, "10 it is not"),
         (NINE, math.nan, "nan it is not"),
+        (NINE, ..., "yours gives Ellipsis, expected 1 number"),
         (NINE, "nine", "yours gives nine, 1 word; expected 1 number"),
         (NINE, [9.0], "yours gives (9), 1 number in a list; expected 1 number"),
     ],
@@ -155,5 +158,15 @@ def test_what_the_checker_says(found, theirs, says):
     assert verdict.startswith(says) if says else verdict == ""
 
 
+def test_who_writes_into_an_argument_leaves_the_case_as_it_was():
+    def in_place(x):
+        x *= x
+        return x
+
+    for _ in range(2):
+        assert SQUARES.verdict(in_place) == ""
+    assert SQUARES.cases[1][0].tolist() == [1.0, -2.0]
+
+
 def test_what_a_value_should_be_is_not_given_away():
-    assert all("9" not in NINE.verdict(wrong) for wrong in (8.0, 10.0, math.inf, "nein"))
+    assert all("9" not in NINE.verdict(wrong) for wrong in (8.0, 10.0, math.inf, "nein", ..., 1j, [[1], [1, 2]]))

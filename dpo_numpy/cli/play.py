@@ -27,12 +27,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
     from ..playground.server import listen
 
     with listen(args.port, args.pyodide) as server:
         if args.port not in (0, server.port):
             print(f"port {args.port} cannot be had: listening at {server.port}")
-        url = server.url + (f"?pyodide={args.pyodide}" if args.pyodide else "")
+        url = server.url + (f"?pyodide={quote(args.pyodide, ':/@')}" if args.pyodide else "")
         opened = not args.no_browser and _opened(url)
         print(f"{url} is open in your browser" if opened else f"open {url} in a browser", "(Ctrl-C ends)", flush=True)
         try:

@@ -283,8 +283,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
+        self.connection.settimeout(PATIENCE)
+        self.wfile.flush()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.connection.sendall(content)  # whose time is that of all of it: who reads nothing is let go
 
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
         """Say no and hang up; what is still under way is read for a moment, or the answer would be lost with it."""
@@ -324,6 +326,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = sys.platform != "win32"  # there it would take a port that somebody listens on
     request_queue_size = 64
+
     def __init__(self, port: int = 0, pyodide: str | None = None) -> None:
         self.policy = policy(pyodide)
         self._free = threading.BoundedSemaphore(CONNECTIONS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -98,7 +99,7 @@ class Exercise:
         found: list[NDArray[Any]] = []
         for case, truth in zip(self.cases, expected, strict=True):
             try:
-                result = answers(*case)
+                result = answers(*deepcopy(case))  # which a reader's function may write into
             except Exception as error:  # whatever a reader's function raises is told to the reader
                 return f"{self._at(case)}it raises {type(error).__name__}: {error}"
             if result is None:
@@ -106,7 +107,8 @@ class Exercise:
             try:
                 numbers = _numbers(result)
             except (TypeError, ValueError):
-                return f"{self._at(case)}yours gives {_shown(result)}, expected numbers like {_shown(truth)}"
+                like = f"numbers like {_shown(truth)}" if case else _count(truth)  # or the answer would be given away
+                return f"{self._at(case)}yours gives {_shown(result)}, expected {like}"
             if numbers.shape != truth.shape or numbers.dtype.kind != truth.dtype.kind:
                 boxed = " in a list" if _count(numbers) == _count(truth) and numbers.ndim > truth.ndim else ""
                 return (f"{self._at(case)}yours gives {_shown(result)}, {_count(numbers)}{boxed}; "
@@ -181,10 +183,15 @@ def exercises() -> list[Exercise]:
 
 
 def _numbers(result: Any) -> NDArray[Any]:
-    """What was given, as an array of floats or of words; a tuple of arrays end to end"""
+    """What was given, as an array of floats or of words; a tuple of arrays end to end
+
+    Raises `TypeError` or `ValueError` on anything else: NumPy would make NaN of None, and drop an imaginary part.
+    """
     if isinstance(result, tuple) and any(np.ndim(part) for part in result):
         return np.concatenate([np.ravel(_numbers(part)) for part in result])
     array = np.asarray(result)
+    if array.dtype.kind == "c" or any(x is None for x in array.flat):
+        raise TypeError
     return np.char.lower(np.char.strip(array)) if array.dtype.kind == "U" else array.astype(float)
 
 

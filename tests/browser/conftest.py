@@ -39,17 +39,20 @@ def executable() -> str | None:
 
 
 def required(config: pytest.Config) -> bool:
-    """Where CI runs `make browser`, a missing browser is a failure."""
+    """Where CI runs `make browser`, a missing browser is a failure, and a missing site."""
     return config.option.markexpr == "browser" and os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
 @pytest.fixture(scope="session")
-def browser(pytestconfig: pytest.Config) -> Iterator[Any]:
-    reason = missing()
-    if reason and required(pytestconfig):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
+def without(pytestconfig: pytest.Config) -> Callable[[str], Any]:
+    """What becomes of a test that lacks something: `without(reason)`"""
+    return pytest.fail if required(pytestconfig) else pytest.skip
+
+
+@pytest.fixture(scope="session")
+def browser(without: Callable[[str], Any]) -> Iterator[Any]:
+    if reason := missing():
+        without(reason)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

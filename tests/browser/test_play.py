@@ -527,6 +527,18 @@ def test_a_pyodide_that_is_not_there_is_a_sentence(hosted, page):
     page.complaints.clear()
 
 
+def test_who_asked_before_python_failed_to_start_is_answered_by_the_server(served, page):
+    held = []
+    page.route("**/pyodide.mjs", lambda route: held.append(route))  # which cannot be a builtin
+    page.goto(f"{served.url}?pyodide={served.url}p/", wait_until="commit")
+    page.locator("[data-skip=pair]").click()
+    move(page, "pair-chosen", -7)
+    settles(page, "#notice", "Python is on its way")
+    held.pop().abort()
+    settles(page, "#pair-table", number(evaluate({**PAIR, "chosen": -7})["value"], 6))
+    page.complaints.clear()
+
+
 def test_another_hosts_pyodide_is_not_asked_for_unless_the_export_names_it(hosted, page):
     page.goto(f"{hosted[0]}?pyodide=https://beyond.example/p/")
     settles(page, "#notice", "Python did not start in this browser: ")

@@ -28,7 +28,8 @@ __all__ = ["MILD", "SLANTED", "WITHIN", "conditioning", "policies", "published"]
 
 Array = NDArray[Any]
 
-MILD, SLANTED = np.array([0.3, 0.1, -0.1, -0.3]), np.array([0.1, 0.2, 0.3, 0.4])  # rewards and reference of one prompt
+#: rewards and reference of one prompt
+MILD, SLANTED = np.array([0.3, 0.1, -0.1, -0.3]), np.array([0.1, 0.2, 0.3, 0.4])
 WITHIN = 1e-6  # nats: where steps are counted to
 
 

@@ -47,6 +47,7 @@ Array = NDArray[Any]
 
 #: by which a shift can cost something
 CHANNELS = ("disconnected", "finite n", "wrong class", "not Bradley-Terry", "finite steps")
+#: s of the sweep
 SHIFTS = np.linspace(-1, 1, 9)
 REPLICATED = ("drawn_regret", "drawn_rounds")
 

@@ -342,7 +342,7 @@ answer`);
 if (named) {
   notice("Python is on its way into this browser.");
   const starting = startPyodide(named);
-  engine = async (question) => (await starting)(question);
+  engine = (question) => starting.then((answer) => answer(question), () => askServer(question));
   starting.then(
     () => { notice(""); document.documentElement.dataset.engine = "pyodide"; },
     (error) => {
