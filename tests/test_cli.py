@@ -35,7 +35,7 @@ def test_help_is_help(words, capsys):
     ([], "required: COMMAND"),
     (["trian"], "invalid choice: 'trian'"),
     (["train"], "takes either FILE or --world NAME"),
-    (["train", "x", "--max_step", "3"], "unrecognized arguments: --max_step 3"),
+    (["train", "x", "--max_step", "3"], "--max_step 3; did you mean --max_steps? (dpo-numpy train"),
     (["train", "x", "--max_steps", "three"], "invalid int value: 'three'"),
 ])
 def test_a_command_line_that_makes_no_sense_is_one_sentence(words, sentence, capsys):

@@ -78,7 +78,7 @@ def test_settings_reach_the_config_in_their_types(capsys, monkeypatch):
     (["toy", "--kind", "heavy"], "kind is heavy; expected one of normal, uniform"),
     (["toy", "--betas", "1,x"], "betas is 'x'; expected a number"),
     (["toy", "--betas", ","], "betas is empty; expected at least one value"),
-    (["toy", "--bet", "1"], "unrecognized arguments: --bet 1 (dpo-numpy run toy --help lists the options)"),
+    (["toy", "--bet", "1"], "unrecognized arguments: --bet 1; did you mean --beta? (dpo-numpy run toy --help lists"),
     (["toy", "--trouble", "no optimum"], "toy cannot be run at these settings: there is no optimum"),
     (["--out", "x", "toy"], "unrecognized arguments: --out"),
 ])

@@ -209,10 +209,11 @@ def test_hyper_parameters_are_passed_by_the_names_that_others_have():
 
 
 @pytest.mark.parametrize(("function", "says"), [
-    (lambda pc, pr, rc: pc, "takes pc, and it is not known what that is"),
+    (lambda pc, pr, rc: pc, "takes pc, pr, rc, and it is not known what that is"),
     (lambda policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, temper: 0,
      "takes temper, and it is not known"),
     (lambda *x: 0, "takes nothing"),
+    ("my_losses.py:dpo", "function is 'my_losses.py:dpo'; expected something that can be called"),
 ])
 def test_a_parameter_that_means_nothing_is_named(function, says):
     with pytest.raises(ValueError, match=says):
@@ -250,6 +251,30 @@ def test_what_is_no_array_of_losses(function, says):
     assert found.code == 2
     with pytest.raises(AssertionError, match=says):
         raise AssertionError(str(found))
+
+
+def test_a_list_of_numbers_is_no_array():
+    found = dn.verify(lambda pc, pr, rc, rr: list(dpo_of(pc, pr, rc, rr)), "dpo", beta=0.1)
+    assert found.code and "it returns a list of 8 numbers; expected an array (8,)" in str(found)
+
+
+@pytest.mark.parametrize("together", [
+    lambda *grads: grads,
+    lambda *grads: (grads,),
+    lambda *grads: (list(grads),),
+    lambda *grads: (np.stack(grads, axis=1),),
+])
+@pytest.mark.parametrize(("factor", "code"), [(1, 0), (2, 1)])
+def test_gradients_may_come_one_by_one_in_a_tuple_or_in_columns(together, factor, code):
+    def f(pc, pr, rc, rr):
+        h = 0.1 * ((pc - pr) - (rc - rr))
+        slope = 0.1 * np.exp(-np.logaddexp(0, h))
+        return np.logaddexp(0, -h), *together(-slope, factor * slope)
+
+    found = dn.verify(f, "dpo", beta=0.1)
+    assert found.code == code, str(found)
+    assert "gradient                           not seen" not in str(found)
+    assert ("gradient in the rejected's logp" in str(found)) == bool(code)
 
 
 def test_values_alone_are_judged_and_the_report_says_so():

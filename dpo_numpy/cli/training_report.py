@@ -141,7 +141,7 @@ def _ranking(run: Run, rows: Sequence[Row]) -> list[str]:
         margin = run.beta * float(weight @ (score[:, 0] - score[:, 1]) / weight.sum())
         what = "reward" if isinstance(run, RewardRun) else "implicit reward"
         return [
-            _interval("held-out accuracy", ours, f"95%, {len(set(group.tolist()))} groups held together"),
+            _interval("held-out accuracy", ours, f"95%, clustered in {len(set(group.tolist()))} groups"),
             _interval("the longer one wins", longer, "in characters; a tie counts half"),
             _line("held-out margin", f"{margin:+.3f}   mean {what} of the chosen minus that of the rejected"),
         ]
@@ -150,7 +150,7 @@ def _ranking(run: Run, rows: Sequence[Row]) -> list[str]:
         return [_line("held-out accuracy", "none: the held-out completions all have the same label")]
     ours, longer = (auc_interval(x[:, 0], label, group) for x in (score, characters))
     return [
-        _interval("held-out ranking", ours, "desired above undesired, over all such pairs; 95%, groups held together"),
+        _interval("held-out ranking", ours, "desired above undesired, over all such pairs; 95%, clustered by group"),
         _interval("the longer one wins", longer, "in characters; a tie counts half"),
     ]
 

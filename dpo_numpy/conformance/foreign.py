@@ -166,6 +166,8 @@ def bind(
 
     Raises `ValueError` naming the parameter that nothing is known for.
     """
+    if not callable(f):
+        raise ValueError(f"function is {f!r}; expected something that can be called")
     try:
         parameters = list(inspect.signature(f).parameters.values())
         bare = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
@@ -193,7 +195,7 @@ def bind(
         required = [p for p in plain if p.default is p.empty and p.name not in told]
         fits = [names for names in order if len(names) == len(required)]
         if not fits or any(p.kind is p.KEYWORD_ONLY for p in required) or found:
-            what = unknown[0].name if unknown else "nothing"
+            what = ", ".join(p.name for p in unknown) or "nothing"
             raise ValueError(
                 f"{_name(f)} takes {what}, and it is not known what that is; expected ({', '.join(order[0])}) or names "
                 f"like these: write an adaptor, lambda {', '.join(order[0])}: {_name(f)}(...)"

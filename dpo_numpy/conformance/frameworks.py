@@ -91,7 +91,7 @@ class Framework(NamedTuple):
         else:
             outputs, grads, why = f(**given), None, ""
         first, found = "", []
-        for x in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+        for x in _flat(outputs):
             try:
                 numbers, kind = self.numpy(x)
             except (TypeError, ValueError, RuntimeError):
@@ -111,6 +111,13 @@ class Framework(NamedTuple):
             why,
             moved,
         )
+
+
+def _flat(outputs: Any) -> list[Any]:
+    """The outputs one by one; gradients that come in a tuple of their own, out of it"""
+    if not isinstance(outputs, (tuple, list)):
+        return [outputs]
+    return [*outputs[:1], *(y for x in outputs[1:] for y in (x if isinstance(x, (tuple, list)) else (x,)))]
 
 
 # ---- NumPy

@@ -216,6 +216,10 @@ class Rows(Seam):
         why = found.no_gradient
         if with_gradient:
             names = [name for name in question.call.arrays.values() if name in wrt and "KL" not in name]
+            if extras and getattr(extras[0], "shape", ()) == (B, len(names)) and len(names) > 1:
+                extras = [*extras[0].T, *extras[1:]]
+            elif B == len(outputs) > 1 and all(getattr(x, "shape", None) == () for x in outputs):
+                raise Problem(f"it returns a list of {B} numbers; expected an array ({B},)", "wrong-shape")
             if len(extras) >= len(names) and all(
                 isinstance(x, np.ndarray) and x.shape == (len(told[name]),)
                 for name, x in zip(names, extras, strict=False)

@@ -85,7 +85,8 @@ def _loads(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{what} is not valid JSON: {error.msg} at line {error.lineno}, "
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        raise ValueError(f"{what} is not valid JSON: {error.msg.removesuffix(' at')} at {line}"
                          f"column {error.colno}") from None
     except (RecursionError, ValueError):  # nested too deep; an integer of too many digits
         raise ValueError(f"{what} is not valid JSON: nested too deep, or a number too long") from None
@@ -125,6 +126,9 @@ def _csv_records(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[str,
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{path} has two columns {twice!r}; expected different names")
+        other = next((mark for mark in ";\t|" if mark in columns[0]), None) if len(columns) == 1 else None
+        if other is not None:
+            raise ValueError(f"{path} has one column {columns[0]!r}, split by {other!r}; expected commas")
         for record in reader:
             row = reader.line_num
             if None in record or None in record.values():

@@ -130,3 +130,13 @@ def test_search_finds_a_function_offline(page):
     page.goto((SITE / "search.html").as_uri() + "?q=sequence_logp")
     page.wait_for_selector("#search-results li a")
     assert page.locator("#search-results li a").count() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in shown() if name.startswith("notebooks/")])
+def test_the_code_of_a_lesson_is_seen_without_scrolling(new_page, name):
+    page = new_page(viewport=WIDE)
+    page.goto((SITE / name).as_uri())
+    lines = page.locator("div.cell pre")
+    assert lines.count() > 10
+    cut = lines.evaluate_all("all => all.filter(x => x.scrollWidth > x.clientWidth + 1).map(x => x.innerText)")
+    assert [text for text in cut if max(map(len, text.splitlines())) <= 100] == []

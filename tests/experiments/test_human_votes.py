@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import re
 from itertools import chain, combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,3 +257,12 @@ def test_without_the_data_it_is_skipped_by_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("DPO_NUMPY_DATA", str(tmp_path))
     with pytest.raises(Skipped, match=r"DPO_NUMPY_DATA names a folder without llmfao_pairs\.jsonl\.gz, llmfao_crowd"):
         human_votes.run()
+
+
+def test_what_is_missing_is_to_be_had_where_the_sentence_says(monkeypatch):
+    monkeypatch.delenv("DPO_NUMPY_DATA", raising=False)
+    files = ("oasst_en_100_tree.jsonl.gz", "hh_harmless_test.jsonl.gz", "llmfao_pairs.jsonl.gz")
+    with pytest.raises(Skipped) as skipped:
+        _real.files(*files)
+    page = re.search(r"\((\S+\.md) says where", str(skipped.value))[1]
+    assert all(name in (Path(__file__).parents[2] / page).read_text("utf-8") for name in files)

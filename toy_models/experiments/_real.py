@@ -26,7 +26,7 @@ SIDES = {"left": 1, "tie": 0, "right": -1}
 def files(*names: str) -> list[Path]:
     """The paths of these files. Raises `Skipped`, a sentence, where there is no folder, or one of them is not in it."""
     folder = os.environ.get("DPO_NUMPY_DATA")
-    where = "(README.md says where to get them)"
+    where = "(docs/experiment.md says where to get them)"
     if not folder or not Path(folder).is_dir():
         raise Skipped("DPO_NUMPY_DATA names no folder of real preferences: "
                       f"expected one with {', '.join(names)} {where}")

@@ -343,7 +343,8 @@ def _claims(result: dict[str, Array]) -> dict[str, Claim]:
         "not Bradley-Terry: those of π* do not: J* - J at s = -1": above(sweep["not Bradley-Terry"][at[-1.0]], 0.05),
         "finite steps: the slowest mode falls by 1 - 2λ/β²: largest |relative difference| of its logarithm": below(
             abs(np.log(r["factor"]) / np.log(r["factor_theory"]) - 1).max(), 0.01),
-        "finite steps: those of training, in the table and the class: max |π - π|": below(r["trained"].max(), 1e-12),
+        "finite steps: those of training, in the table and the class: max |difference|": below(
+            r["trained"].max(), 1e-12),
         "new pairs from the policy connect what was not, once they cross: J* - J": below(
             line["disconnected, then across"][last], 1e-12),
         "new pairs take a wrong class to nearly its least J* - J: ratio": between(
