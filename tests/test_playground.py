@@ -18,7 +18,7 @@ import dpo_numpy as dn
 from analytic import optimum
 from dpo_numpy import figures, minimal
 from dpo_numpy.playground import build, drawing, evaluate, evaluation, export, view, world
-from dpo_numpy.playground.evaluation import CHOICES, DEFAULTS, LIMITS, PANELS
+from dpo_numpy.playground.evaluation import CHOICES, DEFAULTS, LIMITS, PANELS, RATES
 from toy_models import NGram
 
 ASSETS = Path(build.__file__).parent / "assets"
@@ -464,3 +464,14 @@ def test_main_writes_the_page(tmp_path, monkeypatch, capsys):
     build.main()
     assert (tmp_path / "assets" / "index.html").read_text("utf-8") == build.page()
     assert "index.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", RATES)
+def test_each_loss_trains_at_its_learning_rate(loss):
+    n = evaluate({**DEFAULTS["run"], "loss": loss, "lr": RATES[loss]})
+    assert n["accuracy"][-1] == 1.0 and np.abs(n["log_ratio"]).max() < 100
+
+
+def test_ipo_needs_one_of_its_own():
+    with pytest.raises(ValueError, match="expected a smaller lr"):
+        evaluate({**DEFAULTS["run"], "loss": "ipo"})

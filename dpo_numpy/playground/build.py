@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .drawing import MINUS, formula, number
-from .evaluation import CHOICES, DEFAULTS, LIMITS, Number
+from .evaluation import CHOICES, DEFAULTS, LIMITS, RATES, Number
 from .view import show
 from .world import PAIRS, RESPONSES, SFT_STEPS, WORDS
 
@@ -121,8 +121,12 @@ def slider(panel: str, name: str, label: str, value: float, step: float = 0.1, p
             f'value="{at:g}" autocomplete="off"><output for="{ident}">{text.replace("-", MINUS)}</output></div>')
 
 
-def choice(panel: str, name: str, label: str, words: Iterable[str], chosen: str) -> str:
-    options = "".join(f'<option{" selected" if word == chosen else ""}>{word}</option>' for word in words)
+def choice(panel: str, name: str, label: str, words: Iterable[str], chosen: str,
+           rates: Mapping[str, float] | None = None) -> str:
+    """A list to choose from; with `rates`, what is chosen sets the panel's learning rate."""
+    rate = {word: f' data-lr="{x:g}"' for word, x in (rates or {}).items()}
+    options = "".join(f'<option{rate.get(word, "")}{" selected" if word == chosen else ""}>{word}</option>'
+                      for word in words)
     return (f'<div class="slider"><label for="{panel}-{name}">{label}</label><select id="{panel}-{name}" '
             f'data-panel="{panel}" data-name="{name}" autocomplete="off">{options}</select></div>')
 
@@ -227,7 +231,7 @@ def run(parts: Mapping[str, str]) -> str:
         + f'<div class="answer"><p class="small">log-ratio, nats above or below the reference</p>'
         f'{part(parts, f"run-chart-{b}")}</div></article>'
         for b, (prompt, good, bad) in enumerate(PAIRS))
-    controls = (choice("run", "loss", "loss", CHOICES, d["loss"]) + slider("run", "beta", "β", d["beta"])
+    controls = (choice("run", "loss", "loss", CHOICES, d["loss"], RATES) + slider("run", "beta", "β", d["beta"])
                 + slider("run", "lr", "learning rate", d["lr"], limit=Number(0.1, 5)))
     return f"""<section id="run" aria-labelledby="h-run">
 <h2 id="h-run"><span>d</span> A training run, predicted and replayed</h2>

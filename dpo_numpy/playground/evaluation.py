@@ -24,7 +24,7 @@ from ..preferences import Preferences
 from ..training import train
 from .world import PAIRS, RESPONSES, WORDS, Bigram, pairs, reference
 
-__all__ = ["DEFAULTS", "LIMITS", "PANELS", "evaluate"]
+__all__ = ["DEFAULTS", "LIMITS", "PANELS", "RATES", "evaluate"]
 
 Array = NDArray[Any]
 minimal_loss: Callable[..., Any] = dpo_loss  # which has no types: it is a page to read
@@ -101,6 +101,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "curves": {"panel": "curves", **PAIR},
     "run": {"panel": "run", "loss": "dpo", "beta": 0.1, "lr": 2.0, "steps": 100},
 }
+#: a learning rate at which each loss trains in the panel `run`: IPO's square is far steeper at the start
+RATES = {name: 0.1 if name == "ipo" else DEFAULTS["run"]["lr"] for name in CHOICES}
 
 
 def evaluate(params: Mapping[str, Any]) -> dict[str, Any]:

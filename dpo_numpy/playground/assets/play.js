@@ -119,6 +119,8 @@ for (const control of all("[data-panel]")) {
   label(control);
   control.addEventListener("input", () => {
     const { panel, name, place } = control.dataset;
+    const { lr } = control.selectedOptions?.[0].dataset ?? {};
+    if (lr) { $("run-lr").value = lr; label($("run-lr")); }
     for (const twin of all(`[data-panel="${panel}"][data-name="${name}"]`)) {
       if (twin !== control && twin.dataset.place === place) { twin.value = control.value; }
       label(twin);
