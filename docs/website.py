@@ -22,6 +22,7 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from posixpath import join, normpath
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -294,8 +295,7 @@ def toctree(pages: Iterable[str] | Mapping[str, str], caption: str = "", hidden:
 
 
 def lay_out(folder: Path) -> None:
-    """The source of the site, anew"""
-    shutil.rmtree(folder, ignore_errors=True)
+    """The source of the site, into a new folder"""
     for name, text in texts():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -345,32 +345,44 @@ REDIRECT = """<!DOCTYPE html>
 """
 
 
-def build(output: Path, layout: Path) -> int:
+def clear(output: Path) -> None:
+    """Away with an older site: what was read before is of no use. `ValueError` if something else is there"""
+    if output.exists() and not (output / ".buildinfo").exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output is {output}, which holds something else than a site; expected a new folder")
+    shutil.rmtree(output, ignore_errors=True)
+
+
+def build(output: Path) -> int:
     from importlib.resources import files
 
     from dpo_numpy.playground.build import export
 
-    lay_out(layout)
-    doctrees = layout.with_name("doctrees")
-    for made in (output, doctrees):  # what was read before is of no use: every page was written anew
-        shutil.rmtree(made, ignore_errors=True)
-    options = ["-j", "2", "-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS),
-               "-d", str(doctrees)]
-    code = subprocess.call([sys.executable, "-m", "sphinx", *options, str(layout), str(output)])
+    clear(output)
+    with TemporaryDirectory() as scratch:
+        layout, doctrees = Path(scratch, "source"), Path(scratch, "doctrees")
+        lay_out(layout)
+        options = ["-j", "2", "-b", "html", "-W", "--keep-going", "-n", "-q", "-c", str(DOCS), "-d", str(doctrees)]
+        code = subprocess.call([sys.executable, "-m", "sphinx", *options, str(layout), str(output)])
+    if code:
+        return code
     package = files("mathjax").joinpath("static", "mathjax")  # Apache-2.0
     (output / "_static/mathjax").mkdir()
     for path in (package / "es5" / MATHJAX, package / "LICENSE"):
         (output / "_static/mathjax" / path.name).write_bytes(path.read_bytes())
     export(output / "play")
     (output / "index.html").write_text(REDIRECT, "utf-8")
-    return code
+    return 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("output", type=Path, nargs="?", default=ROOT / "build" / "docs")
     output = parser.parse_args().output.resolve()
-    code = build(output, output.with_name(f"{output.name}-source"))
+    try:
+        code = build(output)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     if not code:
         print(f"open {output / 'index.html'}")
     return code
