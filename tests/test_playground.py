@@ -456,6 +456,9 @@ def test_export_writes_the_whole_page(tmp_path):
     assert '<meta name="pyodide" content="https://host.example:8443/pyodide/v1/">' in page
     with pytest.raises(ValueError, match=r"^pyodide is 'javascript:x'; expected a URL"):
         build.export(tmp_path, pyodide="javascript:x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file cannot be made: File exists"):
+        build.export(tmp_path / "file")
 
 
 def test_main_writes_the_page(tmp_path, monkeypatch, capsys):
@@ -475,3 +478,8 @@ def test_each_loss_trains_at_its_learning_rate(loss):
 def test_ipo_needs_one_of_its_own():
     with pytest.raises(ValueError, match="expected a smaller lr"):
         evaluate({**DEFAULTS["run"], "loss": "ipo"})
+
+
+def test_a_weight_that_is_not_the_losss_own_is_called_dpos():
+    table = {loss: view.show({**DEFAULTS["pair"], "loss": loss})["parts"]["pair-table"] for loss in ("dpo", "ipo")}
+    assert "DPO's weight" in table["ipo"] and "<dt>weight" in table["dpo"]

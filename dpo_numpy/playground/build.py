@@ -12,12 +12,12 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from html import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from .drawing import MINUS, formula, number
 from .evaluation import CHOICES, DEFAULTS, LIMITS, RATES, Number
@@ -319,21 +319,29 @@ def export(folder: str | Path, pyodide: str | None = None) -> list[Path]:
     reader's browser, where the host itself serves a Pyodide with NumPy in that folder. Another host's must be named
     here, as `pyodide`, a URL: the policy in the page lets it ask nobody else.
 
-    Raises `ValueError` where `pyodide` is no URL, and `OSError` where the folder cannot be written.
+    Raises `ValueError` where `pyodide` is no URL, or the folder cannot be written.
     """
+    from ..cli.run_folder import write_whole
     from .server import policy
 
     allowed = policy(pyodide, wasm=True).partition("; frame-ancestors")[0]  # which only a header may say
     head = f'<meta http-equiv="Content-Security-Policy" content="{escape(allowed)}">\n'
     head += f'<meta name="pyodide" content="{escape(pyodide)}">\n' if pyodide else ""
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be made: {error.strerror}") from error
     contents = {name: files(__package__).joinpath("assets", name).read_bytes() for name in ASSETS}
     contents["index.html"] = page().replace('<meta name="viewport"', head + '<meta name="viewport"', 1).encode()
     contents["python.zip"] = archive()
     for name, content in contents.items():
-        (target / name).write_bytes(content)
+        write_whole(target / name, partial(_put, content))
     return [target / name for name in contents]
+
+
+def _put(content: bytes, file: IO[bytes]) -> int:
+    return file.write(content)
 
 
 def main() -> None:

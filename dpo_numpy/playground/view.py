@@ -91,6 +91,7 @@ def both(left: str, value: str, right: str, other: str) -> str:
 def _pair(n: Numbers) -> dict[str, str]:
     grad, beta = n["grad"], n["beta"]
     parameter = "τ" if n["loss"] == "ipo" else "β"
+    weighed = "weight σ(−margin)" if n["loss"] == "dpo" else "DPO's weight σ(−margin)"  # no other loss has it in front
     rows = [[KEY[side], number(n["log_ratio"][k], 2, True), number(n["reward"][k], 4, True), number(grad[k], 6, True),
              pushed(grad[k])] for k, side in enumerate(SIDES)]
     size, doubled, swapped = (sum(map(abs, g)) for g in (grad, n["doubled"]["grad"], n["swapped"]["grad"]))
@@ -98,7 +99,7 @@ def _pair(n: Numbers) -> dict[str, str]:
         "pair-table": table(["", "log-ratio", "implicit reward", "∂L/∂ log π", "push"], rows)
         + '<dl class="facts">' + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in (
             ("loss", number(n["value"], 6)), ("margin", number(n["margin"], 4, True)),
-            ("weight σ(−margin)", number(n["weight"], 6)))) + "</dl>",
+            (weighed, number(n["weight"], 6)))) + "</dl>",
         "pair-figure": _figure(n),
         "pair-said": f"Loss {number(n['value'])}; margin {number(n['margin'], 3, True)}; descent pushes the chosen "
                      f"{pushed(grad[0])} with {number(abs(grad[0]))}, the rejected {pushed(grad[1])} with "
