@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dpo_numpy import teach
+from dpo_numpy.teach.exercises import LESSONS
 
 ROOT = Path(__file__).parents[1]
 SPEC = util.spec_from_file_location("build_notebooks", ROOT / "notebooks" / "build.py")
@@ -44,7 +45,9 @@ def pictures(cell):
 # ---- what a notebook is
 
 def test_each_lesson_is_there_once():
-    assert [name[:2] for name in SOURCES] == [f"{number:02}" for number in range(1, len(SOURCES) + 1)]
+    """Thirteen, as README.md and the contents say"""
+    assert [*SOURCES] == [f"{number:02}_{name}" for number, name in enumerate(LESSONS, 1)]
+    assert len(SOURCES) == 13
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(SOURCES)
 
 

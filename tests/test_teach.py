@@ -44,6 +44,11 @@ def test_no_choice_is_no_prediction(answer):
         teach.predict("which?", answer, among=["rise", "fall"])
 
 
+def test_one_word_is_no_choice():
+    with pytest.raises(ValueError, match="among is 'rise', expected a list of words"):
+        teach.predict("which?", "r", among="rise")  # whose letters would be the choices
+
+
 def test_what_is_revealed_answers_the_question():
     with pytest.raises(ValueError, match="truth is 'grows', expected one of 'rise', 'fall'"):
         teach.predict("which?", "rise", among=["rise", "fall"]).reveal("grows")

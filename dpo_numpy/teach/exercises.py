@@ -98,27 +98,37 @@ class Exercise:
         expected = [_numbers(self.right(*case)) for case in self.cases]
         found: list[NDArray[Any]] = []
         for case, truth in zip(self.cases, expected, strict=True):
-            try:
-                result = answers(*deepcopy(case))  # which a reader's function may write into
-            except Exception as error:  # whatever a reader's function raises is told to the reader
-                return f"{self._at(case)}it raises {type(error).__name__}: {error}"
-            if result is None:
-                return f"{self._at(case)}it gives None: is there a return?"
-            try:
-                numbers = _numbers(result)
-            except (TypeError, ValueError):
-                like = f"numbers like {_shown(truth)}" if case else _count(truth)  # or the answer would be given away
-                return f"{self._at(case)}yours gives {_shown(result)}, expected {like}"
-            if numbers.shape != truth.shape or numbers.dtype.kind != truth.dtype.kind:
-                boxed = " in a list" if _count(numbers) == _count(truth) and numbers.ndim > truth.ndim else ""
-                return (f"{self._at(case)}yours gives {_shown(result)}, {_count(numbers)}{boxed}; "
-                        f"expected {_count(truth)}")
-            found.append(numbers)
+            answer = self._answer(answers, case, truth)
+            if isinstance(answer, str):
+                return answer
+            found.append(answer)
         if self._same(found, expected):
             return ""
         for sentence, mistaken in self.mistakes.items():
             if self._same(found, [_numbers(mistaken(*case)) for case in self.cases]):
                 return sentence
+        return self._difference(found, expected)
+
+    def _answer(self, answers: Answers, case: tuple[Any, ...], truth: NDArray[Any]) -> NDArray[Any] | str:
+        """What a reader's function gives for a case; a sentence where that is nothing to compare with the truth"""
+        try:
+            result = answers(*deepcopy(case))  # which a reader's function may write into
+        except Exception as error:  # whatever a reader's function raises is told to the reader
+            return f"{self._at(case)}it raises {type(error).__name__}: {error}"
+        if result is None:
+            return f"{self._at(case)}it gives None: is there a return?"
+        try:
+            numbers = _numbers(result)
+        except (TypeError, ValueError):
+            like = f"numbers like {_shown(truth)}" if case else _count(truth)  # or the answer would be given away
+            return f"{self._at(case)}yours gives {_shown(result)}, expected {like}"
+        if numbers.shape != truth.shape or numbers.dtype.kind != truth.dtype.kind:
+            boxed = " in a list" if _count(numbers) == _count(truth) and numbers.ndim > truth.ndim else ""
+            return f"{self._at(case)}yours gives {_shown(result)}, {_count(numbers)}{boxed}; expected {_count(truth)}"
+        return numbers
+
+    def _difference(self, found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> str:
+        """Where answers that make no known mistake go wrong first"""
         case, mine, truth = next(each for each in zip(self.cases, found, expected, strict=True)
                                  if not self._same(each[1:2], each[2:]))
         if truth.dtype.kind == "f":

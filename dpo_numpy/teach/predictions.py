@@ -52,7 +52,7 @@ def predict(question: str, answer: Answer, among: Sequence[str] = ()) -> Predict
 
     Prints question and answer, so that the notebook's output keeps them.
 
-    Raises `ValueError` if `answer` is missing, not among the choices, or no finite number.
+    Raises `ValueError` if `answer` is missing, not among the choices, or no finite number, or if `among` is one word.
 
     >>> mine = predict("will the chosen answer's log-prob rise or fall?", "rise", among=["rise", "fall"])
     PREDICT  will the chosen answer's log-prob rise or fall? (rise or fall)
@@ -61,6 +61,8 @@ def predict(question: str, answer: Answer, among: Sequence[str] = ()) -> Predict
     REVEAL   fall; you said rise
              only the gap is trained
     """
+    if isinstance(among, str):
+        raise ValueError(f"among is {among!r}, expected a list of words")
     made = Prediction(question, _answer("answer", answer, tuple(among)), tuple(among))
     _tell("PREDICT", question + (f" ({' or '.join(among)})" if among else ""))
     _tell("you say", _short(made.answer))
