@@ -78,15 +78,23 @@ def compare(values: Array, where: Array, axis: int = -1) -> tuple[Array, Callabl
     >>> out.tolist(), back(np.array([[1.0, -1.0], [10.0, -10.0]])).tolist()
     ([[3.0, 1.0], [3.0, 2.0]], [-1.0, -10.0, 11.0])
     """
-    # -1 would fetch the last row: fetch row 0 there, and leave nothing of it.
-    present = (where >= 0).reshape(where.shape + (1,) * (-1 - axis))
-    out = np.take(values, np.maximum(where, 0), axis=axis)
-    out = out if present.all() else np.where(present, out, 0)
+    absent, rows = None, where
+    if (where < 0).any():
+        # -1 would fetch the last row: fetch row 0 there, and leave nothing of it.
+        absent, rows = (where < 0).reshape(where.shape + (1,) * (-1 - axis)), np.maximum(where, 0)
+    out = np.take(values, rows, axis=axis)
+    if absent is not None:
+        out = np.where(absent, 0, out)
 
     def pullback(dout: Array) -> Array:
+        dout = dout if absent is None else np.where(absent, 0, dout)
+        if axis == -1 and dout.dtype in (np.float64, np.float32):  # as below, in a fifth of the time
+            start = np.arange(0, values.size, values.shape[-1])[:, None]
+            flat = np.bincount((start + rows.reshape(-1)).reshape(-1), dout.reshape(-1), values.size)
+            return flat.reshape(values.shape).astype(dout.dtype, copy=False)
         dvalues = np.zeros(values.shape, dout.dtype)
-        at: Any = (..., np.maximum(where, 0), *(slice(None),) * (-1 - axis))
-        np.add.at(dvalues, at, dout if present.all() else np.where(present, dout, 0))
+        at: Any = (..., rows, *(slice(None),) * (-1 - axis))
+        np.add.at(dvalues, at, dout)
         return dvalues
 
     return out, pullback
@@ -108,14 +116,10 @@ def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Los
     >>> round(value, 6), grad["W"].shape
     (0.693147, (3, 3))
     """
-    present = batch.index >= 0
-    if not present.all() and "present" not in loss.needs:
-        raise ValueError(
-            f"{loss.name} compares complete rows; index row {np.argmin(present.all(axis=1))} is a shorter ranking"
-        )
-    rows, inverse = np.unique(batch.index[present], return_inverse=True)
-    where = np.full(batch.index.shape, -1)
-    where[present] = inverse
+    rows, where = batch.distinct()
+    if "present" not in loss.needs and (where < 0).any():
+        short = np.argmax((where < 0).any(axis=1))
+        raise ValueError(f"{loss.name} compares complete rows; index row {short} is a shorter ranking")
     values, to_params = read(policy, params, batch.responses, rows, loss.reads)
     compared = {name: compare(value, where, AXIS.get(name, -1)) for name, value in values.items()}
     facts = {name: fact for name in loss.needs if (fact := batch.fact(name)) is not None}
