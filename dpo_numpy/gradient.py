@@ -48,23 +48,23 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     offered = {name: getattr(policy, name)(params, responses, rows) for name in names if hasattr(policy, name)}
     values = {name: value for name, (value, _) in offered.items()}
     walked = [name for name in names if name not in offered]
-    blocks = list(_blocks(responses.width[rows], getattr(policy, "cells", policy.vocab), cells)) if walked else []
+    parts = _parts(responses, rows, getattr(policy, "cells", policy.vocab), cells) if walked else []
     kept: tuple[dict[str, Array], ToParams] | None = None
-    for block in blocks:
-        got, to_params = _read_block(policy, params, responses.take(rows[block]), walked)
-        kept = (got, to_params) if len(blocks) == 1 else None
+    for block, part in parts:
+        got, to_params = _read_block(policy, params, part, walked)
+        kept = (got, to_params) if len(parts) == 1 else None
         for name, value in got.items():
             at, shape = _at(name, block, value, len(rows), responses)
             values.setdefault(name, np.zeros(shape, value.dtype))[at] = value
 
     def pullback(grads: Mapping[str, Array]) -> Params:
-        parts = [back(grads[name]) for name, (_, back) in offered.items()]
-        for block in blocks:
-            got, to_params = kept or _read_block(policy, params, responses.take(rows[block]), walked)
-            parts.append(to_params({name: grads[name][_at(name, block, value, len(rows), responses)[0]]
+        found = [back(grads[name]) for name, (_, back) in offered.items()]
+        for block, part in parts:
+            got, to_params = kept or _read_block(policy, params, part, walked)
+            found.append(to_params({name: grads[name][_at(name, block, value, len(rows), responses)[0]]
                                     for name, value in got.items()}))
-            parts = [_add(*parts)] if len(parts) == 2 else parts
-        return parts[0] if len(parts) == 1 else _add(*parts)
+            found = [_add(*found)] if len(found) == 2 else found
+        return found[0] if len(found) == 1 else _add(*found)
 
     return values, pullback
 
@@ -157,14 +157,29 @@ def _check_vocabulary(policy: Policy, responses: Responses) -> None:
         )
 
 
+def _parts(responses: Responses, rows: Array, each: int, cells: int) -> list[tuple[Array, Responses]]:
+    """Positions in `rows`, shortest first, as many as fit `cells` padded alike, `each` a token; and those responses
+
+    All of them are cut up once, not in each step.
+    """
+    def build(source: Responses) -> list[tuple[Array, Responses]]:
+        return [(block, source.take(rows[block])) for block in _blocks(source.width[rows], each, cells)]
+
+    if rows is not responses.every:
+        return build(responses)
+    bare = Responses(responses.tokens, responses.mask, {}, responses.reference)  # what is kept knows no facts
+    return responses.memo(("parts", each, cells), lambda: build(bare))
+
+
 def _blocks(width: Array, each: int, cells: int) -> Iterator[Array]:
     """Positions, shortest first, as many to a block as fit `cells` when padded alike, `each` a token (at least one)."""
-    order = np.argsort(width, kind="stable")
-    start = 0
-    for stop in range(1, len(order) + 1):
-        if stop == len(order) or (stop + 1 - start) * width[order[stop]] * each > cells:
-            yield order[start:stop]
-            start = stop
+    order, start = np.argsort(width, kind="stable"), 0
+    width = width[order]
+    while start < len(order):
+        padded = np.arange(1, len(order) - start + 1) * width[start:] * each  # cells of so many
+        stop = start + max(1, int(np.searchsorted(padded, cells, side="right")))
+        yield order[start:stop]
+        start = stop
 
 
 def _read_block(policy: Policy, params: Params, part: Responses, names: list[str]) -> tuple[dict[str, Array], ToParams]:
