@@ -517,7 +517,7 @@ def test_blocks_are_the_whole(name, lead, monkeypatch, threading):
     loss, read, facts = many(name, lead=lead)
     weight = np.random.default_rng(1).random(300)
     of_rows = set(facts) - {*OF_RESPONSES, *OF_TOKENS}
-    one = {key: x[:1] if key in of_rows and x.ndim else x for key, x in facts.items()}
+    one = {key: np.full((*lead, 1, 1), x.flat[0]) if key in of_rows else x for key, x in facts.items()}
     monkeypatch.setattr(losses, "BLOCK", 10**9)
     whole = [loss(read, weight=weight, **told) for told in (facts, one)]
     monkeypatch.setattr(losses, "BLOCK", 256)
@@ -573,7 +573,7 @@ def test_memory_is_that_of_the_answer_and_some_blocks(name, threading):
         tracemalloc.stop()
     # weights of 1, and facts that are cast; a kernel holds some 20 numbers of each row of a block
     told = 8 * 2**16 * (1 + sum(np.size(x) // 2**16 for x in facts.values() if x.dtype != float))
-    assert peak < answer + told + 32 * losses.BLOCK // 2 * 8
+    assert peak < answer + told + 32 * 4096 * 8
 
 
 # ---- sums of terms
