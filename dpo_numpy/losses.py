@@ -37,7 +37,7 @@ UNLESS_TOLD = {"present": True, "margin": 0.0}
 
 
 #: numbers of a reading that are walked at once: with what is made of them they stay in a core's cache
-BLOCK = 1 << 13
+BLOCK = 1 << 14
 
 
 class Term(NamedTuple):
