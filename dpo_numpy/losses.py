@@ -99,17 +99,21 @@ class Loss:
 
         Raises `ValueError` on a missing fact or reading, and on shapes that do not fit.
         """
-        named = isinstance(logp, Mapping)
-        readings = self._readings(logp if isinstance(logp, Mapping) else {self.reads[0]: logp})
+        given = logp if isinstance(logp, Mapping) else {self.reads[0]: logp}
+        readings = self._readings(given)
         first = readings[self.reads[0]]
         told = {**UNLESS_TOLD, "ref_logp": ref_logp, "length": length, **facts}
         known = {name: self._fact(name, told.get(name), first) for name in self.needs}
         rows = self._rows(first)[-2:-1]
-        weights = np.ones(rows, first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
+        if weight is None:
+            weights = np.empty(rows, first.real.dtype)
+            weights.fill(1)
+        else:
+            weights = np.asarray(weight, first.real.dtype)
         if weights.shape != rows:
             raise ValueError(f"weight has shape {weights.shape}; expected {rows}")
         value, grads = self._evaluate(readings, weights, known)
-        return value, grads if named else grads[self.reads[0]]
+        return value, grads if given is logp else grads[self.reads[0]]
 
     def _evaluate(self, readings: Values, weight: Array, facts: Values) -> tuple[Array, dict[str, Array]]:
         """`__call__` once all is checked and cast: readings and `weight` of one dtype, facts as `_fact` leaves them

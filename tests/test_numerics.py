@@ -12,11 +12,11 @@ from dpo_numpy.numerics import (
     exp_minus_1_minus,
     exp_times,
     kl_terms,
+    log_loss,
+    log_losses,
     log_normalizer,
     log_sigmoid,
-    log_sigmoid_and_slope,
     log_sigmoid_difference,
-    log_sigmoids,
     log_softmax,
     row_sums,
     sigmoid,
@@ -65,9 +65,9 @@ def test_what_one_exponential_gives(dtype):
     z = points(np.random.default_rng(0), np.float64).astype(dtype)
     z = z + 1e-9j if dtype is complex else z
     for ours, alone in [(sigmoids(z), (sigmoid(z), sigmoid(-z))),
-                        (log_sigmoid_and_slope(z), (log_sigmoid(z), sigmoid(-z))),
-                        (log_sigmoids(z)[0], (log_sigmoid(z), log_sigmoid(-z))),
-                        (log_sigmoids(z)[1], sigmoids(z))]:
+                        (log_loss(z), (-log_sigmoid(z), sigmoid(-z))),
+                        (log_losses(z)[0], (-log_sigmoid(z), -log_sigmoid(-z))),
+                        (log_losses(z)[1], sigmoids(z))]:
         np.testing.assert_array_equal(ours, alone)
         assert np.asarray(ours).dtype == dtype
 
@@ -85,7 +85,7 @@ def coin(x):
     return 1 / (1 + mpmath.exp(-x))
 
 
-PARTS = {sigmoid_difference: sigmoids, log_sigmoid_difference: log_sigmoid_and_slope, bernoulli_kl: log_sigmoids}
+PARTS = {sigmoid_difference: sigmoids, log_sigmoid_difference: log_loss, bernoulli_kl: log_losses}
 OF_TWO = {
     sigmoid_difference: lambda x, y: coin(x) - coin(y),
     log_sigmoid_difference: lambda x, y: mpmath.log(coin(x)) - mpmath.log(coin(y)),
@@ -205,7 +205,7 @@ def test_infinities():
 
 
 @pytest.mark.parametrize("f", [log_sigmoid, sigmoid, exp_minus_1_minus, *[
-    lambda z, f=f, k=k: f(z)[k] for f in (sigmoids, log_sigmoid_and_slope) for k in (0, 1)]])
+    lambda z, f=f, k=k: f(z)[k] for f in (sigmoids, log_loss) for k in (0, 1)]])
 def test_nan_propagates(f):
     assert np.isnan(f(np.array([np.nan, 0.0]))).tolist() == [True, False]
 
