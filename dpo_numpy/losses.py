@@ -130,9 +130,8 @@ class Loss:
 
         def worker(blocks: Iterator[slice]) -> None:
             for rows in blocks:
-                of_rows = ({name: _block(name, x, rows) for name, x in arrays.items()}
-                           for arrays in (grads, readings, facts))
-                self._fill(value[..., rows], next(of_rows), next(of_rows), weight[rows], next(of_rows))
+                self._fill(value[..., rows], _of_rows(grads, rows), _of_rows(readings, rows), weight[rows],
+                           _of_rows(facts, rows))
 
         over_blocks(worker, B, step)
         return value, grads
@@ -155,12 +154,13 @@ class Loss:
         return first.shape[:-1] if self._of_tokens else first.shape
 
     def _readings(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        missing = [name for name in self.reads if name not in given]
-        if missing:
-            raise ValueError(
-                f"{self.name} reads {', '.join(self.reads)}; {missing[0]} was not given: pass a dict of arrays by name"
-            )
-        x = {name: np.asarray(given[name]) for name in self.reads}
+        x: dict[str, Array] = {}
+        for name in self.reads:
+            if name not in given:
+                raise ValueError(
+                    f"{self.name} reads {', '.join(self.reads)}; {name} was not given: pass a dict of arrays by name"
+                )
+            x[name] = np.asarray(given[name])
         shape = x[self.reads[0]].shape
         axes = 3 if self._of_tokens else 2
         for name, values in x.items():
@@ -202,13 +202,11 @@ def _dtype(*given: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.kind in "fc" and dtype.itemsize > 2 else np.dtype(np.float64)
 
 
-def _block(name: str, x: Array, rows: slice) -> Array:
-    """Those rows of a reading or a fact; a fact of comparisons may be one for all"""
-    if name in OF_TOKENS:
-        return x[..., rows, :, :]
-    if name in OF_RESPONSES or name in READ:
-        return x[..., rows, :]
-    return x[..., rows] if x.ndim and x.shape[-1] > 1 else x
+def _of_rows(arrays: Values, rows: slice) -> dict[str, Array]:
+    """Those rows of readings, gradients or facts; a fact of comparisons may be one for all"""
+    return {name: x[..., rows, :, :] if name in OF_TOKENS else
+            x[..., rows, :] if name in OF_RESPONSES or name in READ else
+            x[..., rows] if x.ndim and x.shape[-1] > 1 else x for name, x in arrays.items()}
 
 
 #: name -> factory: hyper-parameters -> a `Loss` of pairs, rankings, single responses or rewards
