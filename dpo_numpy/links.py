@@ -22,7 +22,6 @@ from .numerics import (
     exp_times,
     log_loss,
     log_losses,
-    log_sigmoid,
     log_sigmoid_difference,
     sigmoid_difference,
     sigmoids,
@@ -245,19 +244,22 @@ def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: f
     """
     high, low = np.maximum(a, b), np.minimum(a, b)
     apart: Array = low - high
-    gap = np.zeros_like(apart)
+    gap = np.zeros(apart.shape, apart.dtype)
     least = np.finfo(apart.real.dtype).smallest_normal ** 0.5  # α below it is 0 to rounding, and 1/α may be infinite
     for alpha in alphas:
         share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if abs(alpha) > least else -beta * apart
         gap += exp_times(-alpha * (low if alpha > 0 else high), share)
     with np.errstate(over="ignore", invalid="ignore"):  # ends that are out of reach
         z = np.where(high == a, gap, -gap) - offset
-        value, slope = balanced(z, 1 - eps, eps, _turn(eps))
-        # σ(-z) vanishes where e^-αx overflows: one exponential of both
-        k, pull = (0, slope) if eps else (log_sigmoid(-z), np.full((), -1, z.dtype))
+        if eps:
+            value, slope = balanced(z, 1 - eps, eps, _turn(eps))
+            k, pull = np.zeros((), z.dtype), beta * slope
+        else:  # σ(-z) vanishes where e^-αx overflows: one exponential of both
+            (value, of_not), _ = log_losses(z)
+            k, pull = -of_not, np.full((), -beta, z.dtype)
 
         def through(x: Array) -> Array:
-            first, *more = (exp_times(k - alpha * x, beta * pull) for alpha in alphas)
+            first, *more = (exp_times(k - alpha * x, pull) for alpha in alphas)
             return sum(more, start=first)
 
         return value, (through(a), -through(b))
