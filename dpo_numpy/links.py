@@ -64,18 +64,13 @@ def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tu
 
 def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
     """φ(z) = -p log σ(z) - q log σ(-z),   φ'(z) = q σ(z) - p σ(-z),   0 at the root log(p/q); p = `up`, q = `down`"""
-    if root is None:  # q = 0
-        value, not_p = log_loss(z)
-        return up * value, -up * not_p
     (value, of_not), (p, not_p) = log_losses(z)
     # the two terms of φ' may cancel; in the distance from the root nothing does
     return up * value + down * of_not, signed_gap(down * p, up * not_p, _beyond(z, root))
 
 
-def _turn(eps: float) -> float | None:
-    """log((1-ε)/ε), which no margin reaches if ε = 0; (1-2ε)/ε keeps the digits about ½, and may overflow next to 0"""
-    if not eps:
-        return None
+def _turn(eps: float) -> float:
+    """log((1-ε)/ε), ε > 0; (1-2ε)/ε keeps the digits about ½, and may overflow next to 0"""
     return math.log1p((1 - 2 * eps) / eps) if eps > 0.25 else math.log1p(-eps) - math.log(eps)
 
 
