@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,12 +128,11 @@ class Loss:
             self._fill(value, grads, readings, weight, facts)
             return value, grads
 
-        def worker(blocks: Iterator[slice]) -> None:
-            for rows in blocks:
-                self._fill(value[..., rows], _of_rows(grads, rows), _of_rows(readings, rows), weight[rows],
-                           _of_rows(facts, rows))
+        def visit(rows: slice) -> None:
+            self._fill(value[..., rows], _of_rows(grads, rows), _of_rows(readings, rows), weight[rows],
+                       _of_rows(facts, rows))
 
-        over_blocks(worker, B, step)
+        over_blocks(visit, B, step)
         return value, grads
 
     def _fill(self, value: Array, grads: dict[str, Array], readings: Values, weight: Array, facts: Values) -> None:

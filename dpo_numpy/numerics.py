@@ -239,11 +239,12 @@ def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
             np.where(near, q * np.expm1(small), p - q))
 
 
-def log_normalizer(x: Array, out: Array | None = None, best: Array | None = None) -> tuple[Array, Array]:
+def log_normalizer(x: Array, out: Array | None = None, below: Array | None = None, best: Array | None = None
+                   ) -> tuple[Array, Array]:
     """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis, row after row: (rows,)
 
-    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous. `best` receives
-    where the largest stand in x.reshape(-1), (rows,).
+    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous. `below` receives
+    x - top, and `best` (rows,) where the largest stand in x.reshape(-1).
 
     rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded
     at 1, would lose it.
@@ -254,7 +255,7 @@ def log_normalizer(x: Array, out: Array | None = None, best: Array | None = None
     best = x.real.argmax(axis=-1, out=best)
     best += np.arange(0, x.size, V)
     top, flat = x.reshape(-1).take(best), out.reshape(-1)
-    np.exp(np.subtract(x, top[:, None], out=out), out=out)
+    np.exp(np.subtract(x, top[:, None], out=out if below is None else below), out=out)
     flat[best] = 0
     rest = row_sums(out)
     flat[best] = 1

@@ -259,8 +259,9 @@ def test_log_normalizer_overwrites(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_log_normalizer_may_leave_its_input_alone(dtype):
     x = np.random.default_rng(5).normal(size=(2, 3, 5)).astype(dtype)
-    before, out, best = x.copy(), np.empty_like(x), np.empty(6, np.intp)
-    top, rest = log_normalizer(x, out, best)
+    before, out, below, best = x.copy(), np.empty_like(x), np.empty((6, 5), dtype), np.empty(6, np.intp)
+    top, rest = log_normalizer(x, out, below, best)
+    np.testing.assert_array_equal(below, x.reshape(6, 5) - top[:, None])
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(x.reshape(-1)[best], x.reshape(6, 5).max(axis=1))
     for found, expected in zip((top, rest), log_normalizer(x), strict=True):
