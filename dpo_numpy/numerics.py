@@ -106,7 +106,7 @@ def log_sigmoid_difference(x: Both, y: Both, d: Array) -> Array:
     array([5.e-21, 8.e+02])
     """
     near = abs(d) < 1
-    return np.where(near, -np.log1p(y[1] * np.expm1(-_within(d, near, 1))), y[0] - x[0])
+    return np.where(near, -np.log1p(y[1] * np.expm1(-_within(d, 1))), y[0] - x[0])
 
 
 def bernoulli_kl(x: Both, y: Both, d: Array) -> Array:
@@ -119,8 +119,8 @@ def bernoulli_kl(x: Both, y: Both, d: Array) -> Array:
     >>> bernoulli_kl(log_losses(x), log_losses(y), x - y)
     array([1.25000000e-19, 1.43841036e-01, 1.00000000e+03])
     """
-    (of_x, q), (of_y, p) = x, y
-    gap = log_sigmoid_difference((of_y, p[::-1]), (of_x, q[::-1]), _and_opposite(-d))
+    (of_x, q), (_, p) = x, y
+    gap = log_sigmoid_difference(y, (of_x, q[::-1]), _and_opposite(-d))
     near = gap.real < 2  # beyond, nothing cancels, and eᵈ would multiply the rounding of d
     terms = np.where(near, q * exp_minus_1_minus(np.where(near, gap, 0)), p - q - q * gap)
     return np.asarray(terms[0] + terms[1])
@@ -150,9 +150,9 @@ def _one_where(certain: Array, e: Array) -> Array:
     return np.where(certain, 1, e) if e.dtype.kind == "c" else np.maximum(certain, e)
 
 
-def _within(d: Array, near: Array, limit: float) -> Array:
-    """d where |d| < `limit`, which is where it is `near`; elsewhere some number that is no larger"""
-    return np.where(near, d, 0) if d.dtype.kind == "c" else np.minimum(np.maximum(d, -limit), limit)
+def _within(d: Array, limit: float) -> Array:
+    """d where |d| < `limit`; elsewhere some number that is no larger"""
+    return np.minimum(np.maximum(d, -limit), limit)
 
 
 def _and_opposite(z: Array) -> Array:
@@ -203,7 +203,7 @@ def exp_minus_1_minus(d: Array) -> Array:
     array([5.00000000e-19, 0.00000000e+00, 7.18281828e-01])
     """
     near = abs(d) < 0.25
-    small = _within(d, near, 0.25)
+    small = _within(d, 0.25)
     first, *rest, last = _taylor(d.real.dtype)
     series = last * small
     for coefficient in reversed(rest):
