@@ -36,8 +36,9 @@ READ = ("logp", "full_logp", "kl")  # (B, K)
 UNLESS_TOLD = {"present": True, "margin": 0.0}
 
 
-#: numbers of a reading that are walked at once: with what is made of them they stay in a core's cache
-BLOCK = 1 << 14
+#: numbers of a reading that are walked at once: what is made of them stays in a core's cache; with fewer, threads would
+#: mostly wait for one another between calls that are short
+BLOCK = 1 << 16
 
 
 class Term(NamedTuple):

@@ -531,10 +531,10 @@ def test_blocks_are_walked(monkeypatch):
     """else the test above compares a number with itself"""
     seen = []
     monkeypatch.setattr(losses, "over_blocks", lambda worker, rows, step: seen.append((rows, step)))
-    for size, lead in [(20_000, ()), (8192, ()), (8193, ()), (3000, (2, 3)), (1, (5000,))]:
+    for size, lead in [(80_000, ()), (32_768, ()), (32_769, ()), (12_000, (2, 3)), (1, (5000,))]:
         LOSSES["dpo"]()(np.zeros((*lead, size, 2)), np.zeros((size, 2)))
         LOSSES["aot"]()(np.zeros((size, 2)), np.zeros((size, 2)))
-    assert seen == [(20_000, 8192), (8193, 8192), (3000, 1365)]
+    assert seen == [(80_000, 32_768), (32_769, 32_768), (12_000, 5461)]
 
 
 #: exponentials and logarithms a comparison; what is of hyper-parameters alone, one number a block, is not counted
@@ -561,19 +561,19 @@ def test_exponentials_are_not_computed_twice(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dpo", "exo", "mpo", "f_dpo_chi2"])
-def test_memory_is_that_of_the_answer_and_some_blocks(name, threading):
+def test_memory_is_that_of_the_answer_and_a_block(name, threading):
     threading(1)
-    loss, read, facts = many(name, size=2**16)
-    answer = 3 * 2**16 * 8
+    rows = 2**18
+    loss, read, facts = many(name, size=rows)
+    answer, told = 3 * rows * 8, 8 * (rows + sum(np.size(x) for x in facts.values() if x.dtype != float))
     tracemalloc.start()
     try:
         loss(read["logp"], **facts)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # weights of 1, and facts that are cast; a kernel holds some 20 numbers of each row of a block
-    told = 8 * 2**16 * (1 + sum(np.size(x) // 2**16 for x in facts.values() if x.dtype != float))
-    assert peak < answer + told + 32 * 8192 * 8
+    # weights of 1 and facts that are cast, and some 20 numbers of each row of a block
+    assert peak < answer + told + 24 * 2**15 * 8
 
 
 # ---- sums of terms
