@@ -1,8 +1,8 @@
 """Paired timings: every library in a process of its own, one after the other, round by round, once they agree.
 
 A module of `benchmarks/cases` has `CASES`, a list of `Case`, and `SIDES`, {label: (worker, function)}. The function
-gets a case's parameters and answers with a `Run`. It is called in a process of that worker, so importing the module imports
-no library. A worker is `numpy`, `torch` ...; the libraries of `numpy/1` are told to use one thread.
+gets a case's parameters and answers with a `Run`. It is called in a process of that worker, so importing the module
+imports no library. A worker is `numpy`, `torch` ...; the libraries of `numpy/1` are told to use one thread.
 
 A ratio is peer's seconds / ours, of one round each: what the machine does beside it hits both. Above 1 ours is faster.
 A module may have `table(results) -> str`, its group's part of the page, and `SCALING`, its pictures (`pictures.py`).
