@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg.lapack import dposv
 from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
 from ._checks import Array, _reject, distribution, finite, nonnegative, positive, same_responses, square
+from ._solvers import Pulls, settle
 from .graph import laplacian, require_strongly_connected
 
 __all__ = [
@@ -147,94 +147,14 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     wins, beta = square("wins", wins), positive("beta", beta)
     if wins.ndim > 2:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
+    require_strongly_connected("wins", wins)
     wins = wins.copy()
-    np.fill_diagonal(wins, 1.0)
-    if not wins.all():  # else each loses to each
-        require_strongly_connected("wins", wins)
     np.fill_diagonal(wins, 0.0)
-    found = _newton(wins, steps) if len(wins) > 1 else np.zeros(1)
+    if len(wins) == 1:
+        return np.zeros(1)
+    found = settle(Pulls(wins), np.zeros(len(wins)), steps)
     centered: Array = (found - found.mean()) / beta
     return centered
-
-
-def _newton(wins: Array, steps: int) -> Array:
-    """newton at β = 1, diagonal 0: no loss is evaluated, as along a step of which no margin moves by more than d it is
-
-        L(x + t s) - L(x) <= -t fall + fall (e^(d t) - d t - 1)/d²,   fall = sᵀ H s
-
-    (|σ''| <= σ': Bach 2010, "Self-concordant analysis for logistic regression", prop. 1). A whole step lowers it where
-    d <= 1.5, or where the slope along it is not above 0 at its end; log(1 + d)/d of one always does.
-    """
-    pulls, x, before = _Pulls(wins), np.zeros(len(wins)), (np.inf, np.inf)
-    slope = pulls.at(x)
-    for _ in range(steps):
-        step = pulls.step()
-        fall, d = -float(slope @ step), float(np.ptp(step))
-        if not np.isfinite(d):
-            raise ArithmeticError("newton is stuck: the Hessian is singular but for rounding")
-        if d <= 1e-8:  # the error of what follows is the square of this
-            return x + step
-        if d <= 0.5 and before[1] <= 0.5 and fall >= before[0] / 4:  # a quarter at most, but for rounding
-            return x
-        slope = pulls.at(x + step)
-        if d > 1.5 and not slope @ step <= 0:
-            step *= np.log1p(d) / d
-            slope = pulls.at(x + step)
-        x, before = x + step, (fall, d)
-    raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {before[0] / 2:.3g}")
-
-
-class _Pulls:
-    """Gradient and Hessian by K exponentials: σ(xᵢ - xⱼ) = eᵢ/(eᵢ + eⱼ), each entry to a few units of rounding
-
-    Where these would leave the range of float64, by K² of them. Its matrices are written over again and again: fresh
-    memory takes longer than what is computed in it.
-    """
-
-    def __init__(self, wins: Array) -> None:
-        self.wins, self.both = wins, wins + wins.T
-        self.sums, self.rates, self.bend = (np.empty_like(wins) for _ in range(3))
-
-    def at(self, x: Array) -> Array:
-        """The gradient at x, where `step` is taken from now on"""
-        self.far = np.ptp(x) > 600
-        if self.far:
-            self.slope, self.bend[:] = gradient(x, self.wins, 1.0), hessian(x, self.wins, 1.0)
-        else:
-            self.e = np.exp(x - (x.max() + x.min()) / 2)
-            np.divide(self.wins, np.add.outer(self.e, self.e, out=self.sums), out=self.rates)
-            self.slope = self.e * self.rates.sum(axis=0) - self.rates @ self.e
-        return self.slope
-
-    def step(self) -> Array:
-        """-H⁺ slope, of any mean"""
-        bend = self.bend
-        if not self.far:
-            e, _ = self.e, np.multiply(self.sums, self.sums, out=bend)
-            np.divide(self.both, bend, out=bend)
-            degree = e * (bend @ e)
-            if len(e) > 300 and (found := self._conjugate(bend, degree)) is not None:
-                return found
-            bend *= -e[:, None] * e
-            bend.flat[::len(e) + 1] = degree
-        _, step, info = dposv(bend[1:, 1:], -self.slope[1:])  # the first held: only differences matter
-        return np.append(0, step) if not info else np.full(len(bend), np.nan)
-
-    def _conjugate(self, bend: Array, degree: Array) -> Array | None:
-        """The same to eight digits by conjugate gradients, where thirty products are enough"""
-        x, r = np.zeros(len(degree)), self.slope.mean() - self.slope
-        z = p = r / degree
-        rz = enough = float(r @ z)
-        for _ in range(30):
-            if rz <= 1e-16 * enough:
-                return x
-            Hp = degree * p - self.e * (bend @ (self.e * p))
-            a = rz / float(p @ Hp)
-            x, r = x + a * p, r - a * Hp
-            z = r / degree
-            rz, last = float(r @ z), rz
-            p = z + rz / last * p
-        return None
 
 
 def policy(u: ArrayLike, ref: ArrayLike) -> Array:

@@ -247,7 +247,7 @@ def test_newton_on_many_responses(rng, pairs):
 
 
 def test_newton_on_margins_beyond_the_range_of_float64():
-    """A path of 41 responses, each of which wins e^20 times as often as it loses to the next: log-odds add up to 800."""
+    """A path of 41 responses, each of which wins e^20 times as often as it loses to the next: 800 nats."""
     wins = np.diag(np.ones(40), 1) + np.diag(np.full(40, np.exp(-20.0)), -1)
     assert_allclose(population.newton(wins, 1.0), 20.0 * np.arange(20, -21, -1), rtol=0, atol=1e-5)  # 40 e^20 EPS
 
