@@ -79,12 +79,14 @@ class Run:
               something else, as copying does
     units   : how many units one call of `work` is; seconds are divided by it
     facts   : {name: what JSON can hold}, stored beside the seconds; `note` is printed
+    close   : called when the case is over, as to end processes that were started
     """
 
     work: Callable[[], object]
     numbers: Callable[[], Mapping[str, Any]] | None
     units: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
+    close: Callable[[], object] | None = None
 
 
 # ---- arithmetic
@@ -174,7 +176,11 @@ def serve(connection: Connection) -> None:
                     answer = stretch(runs[label].work, count)
                 case ("drop",):
                     run = None
-                    runs.clear()
+                    while runs:
+                        _, last = runs.popitem()
+                        if last.close:
+                            last.close()
+                        del last
                     gc.collect()
             connection.send(("answer", answer))
         except ImportError as e:
@@ -302,6 +308,17 @@ def measure(module: str, case: Case, workers: Workers, rounds: int | None = None
         "params": {name: value for name, value in params.items() if isinstance(value, (int, float, str))},
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+# ---- how numbers are told
+
+def verdict(ratio: float, target: float | None) -> str:
+    return "" if target is None else "met" if ratio >= target else "**missed**"
+
+
+def number(x: float) -> str:
+    """Two digits at least: 0.042, 0.51, 3.1, 48"""
+    return f"{x:.0f}" if x >= 9.95 else f"{x:.1f}" if x >= 0.995 else f"{x:.2g}"
 
 
 def text_of(seconds: float, digits: int = 3) -> str:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.harness import QUICK, Case, Failed, Unequal, Workers, measure, text_of  # noqa: E402
+from benchmarks.harness import QUICK, Case, Failed, Unequal, Workers, measure, number, text_of, verdict  # noqa: E402
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "BENCHMARKS.md"
 LIBRARIES = ("numpy", "scipy", "torch", "jax", "jaxlib", "autograd", "trl")
@@ -80,15 +80,6 @@ def versions() -> dict[str, str]:
 # ---- the page
 
 Row = dict[str, str]
-
-
-def verdict(ratio: float, target: float | None) -> str:
-    return "" if target is None else "met" if ratio >= target else "**missed**"
-
-
-def number(x: float) -> str:
-    """Two digits at least: 0.042, 0.51, 3.1, 48"""
-    return f"{x:.0f}" if x >= 9.95 else f"{x:.1f}" if x >= 0.995 else f"{x:.2g}"
 
 
 def rows(result: Mapping[str, Any]) -> list[Row]:

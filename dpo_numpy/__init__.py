@@ -12,6 +12,7 @@
     rollouts.py     responses of the policy itself, judged                 trainers.py   SFT, PPO, GRPO, RSO ...
     optim.py        sgd, momentum, adam, clip                              accounts.py   models and bytes in memory
     metrics.py      what one logs                                          check.py      gradients against differences
+    fused.py        readings with their gradient in one pass               parallel.py   threads over blocks of rows
     minimal.py      all of DPO on one page, importing none of the above
 
 Names are loaded when first used, so that `import dpo_numpy` costs what `import numpy` costs.
@@ -30,11 +31,13 @@ _HOME = {
     "rloo_advantage": "advantages", "whiten": "advantages",
     "check_gradient": "check", "complex_step": "check", "finite_difference": "check",
     "Examples": "data", "Bytes": "data", "Words": "data", "load": "data", "to_preferences": "data",
+    "head_logp": "fused", "head_logp_grad": "fused", "token_logp_grad": "fused",
     "compare": "gradient", "read": "gradient", "scores_matrix": "gradient", "value_and_grad": "gradient",
     "bco_shift": "estimates", "kl_baseline": "estimates", "wpo_weight": "estimates",
     "LOSSES": "losses", "Loss": "losses",
     "accuracy_interval": "metrics", "preference_metrics": "metrics",
     "Optimizer": "optim", "adam": "optim", "clip": "optim", "global_norm": "optim", "momentum": "optim", "sgd": "optim",
+    "set_threads": "parallel",
     "Policy": "policy", "enumerate_responses": "policy", "exact_kl": "policy", "sample": "policy",
     "Preferences": "preferences", "Responses": "preferences",
     "sequence_kl": "readings", "sequence_logp": "readings", "sequence_reward": "readings",
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
     from .estimates import bco_shift as bco_shift
     from .estimates import kl_baseline as kl_baseline
     from .estimates import wpo_weight as wpo_weight
+    from .fused import head_logp as head_logp
+    from .fused import head_logp_grad as head_logp_grad
+    from .fused import token_logp_grad as token_logp_grad
     from .gradient import compare as compare
     from .gradient import read as read
     from .gradient import scores_matrix as scores_matrix
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
     from .optim import global_norm as global_norm
     from .optim import momentum as momentum
     from .optim import sgd as sgd
+    from .parallel import set_threads as set_threads
     from .policy import Policy as Policy
     from .policy import enumerate_responses as enumerate_responses
     from .policy import exact_kl as exact_kl

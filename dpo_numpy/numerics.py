@@ -148,20 +148,26 @@ def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
             np.where(near, q * np.expm1(small), p - q))
 
 
-def log_normalizer(x: Array) -> tuple[Array, Array]:
-    """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis; **overwrites x** with exp(x - top)
+def log_normalizer(x: Array, out: Array | None = None) -> tuple[Array, Array]:
+    """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis, row after row: (rows,)
+
+    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous.
 
     rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded
     at 1, would lose it.
     """
-    rows, x = np.arange(x.size // x.shape[-1]), x.reshape(-1, x.shape[-1])
+    V = x.shape[-1]
+    x = x.reshape(-1, V)
+    out = x if out is None else out.reshape(-1, V)
     best = x.real.argmax(axis=-1)
-    top = x[rows, best]
-    np.exp(np.subtract(x, top[:, None], out=x), out=x)
-    x[rows, best] = 0
-    rest = np.log1p(x.sum(axis=-1))
-    x[rows, best] = 1
-    return top, rest
+    best += np.arange(0, x.size, V)
+    top, flat = x.reshape(-1).take(best), out.reshape(-1)
+    np.exp(np.subtract(x, top[:, None], out=out), out=out)
+    flat[best] = 0
+    # along short rows NumPy's pairwise sum takes twice the time of BLAS; along long ones BLAS adds in too few places
+    rest = np.vecdot(np.ones(V, x.dtype), out) if V <= 512 else out.sum(axis=-1)
+    flat[best] = 1
+    return top, np.log1p(rest, out=rest)
 
 
 def log_softmax(logits: Array) -> Array:

@@ -5,7 +5,8 @@
 
 `logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its
 value and a pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in
-blocks that fit the cache; beyond the gradient returned there is never a second (..., V) array.
+blocks that fit the cache, by several threads (`parallel.set_threads`); beyond the gradient returned and some blocks a
+thread there is never a second (..., V) array. `fused.py` has both ways in one.
 
 A policy is what softmax makes of logits. Read without it they are other models on the same features: the logits of a
 response's tokens add up to its reward, and their mean at a position is the value of what has been said so far.
@@ -14,12 +15,14 @@ response's tokens add up to its reward, and their mean at a position is the valu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .numerics import kl_terms, log_normalizer, log_softmax
+from .parallel import over_blocks
 from .preferences import Responses
 
 __all__ = [
@@ -29,7 +32,9 @@ __all__ = [
 Array = NDArray[Any]
 Pullback = Callable[[Array], Array]
 
-BLOCK = 1 << 15  # logits in a block: 256 kB of float64, about half a level-2 cache
+# logits in a block: what is done to it stays in a level-2 cache, and takes so long that threads seldom wait for the
+# interpreter's lock
+BLOCK = 1 << 17
 
 
 def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullback]:
@@ -49,27 +54,33 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
     >>> pullback(np.ones((1, 3)))[0].tolist()
     [[-0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]
     """
-    where, target = _scored(logits, tokens, mask)
+    where, target = _scored(logits.shape, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
     scored = np.empty(len(where), logits.dtype)
-    for block in _blocks(len(where), flat.shape[-1]):
+
+    def forward(block: slice) -> None:
         x = flat[where[block]]
-        picked = x[np.arange(len(x)), target[block]]
+        picked = x.reshape(-1).take(_at(target[block], x))
         top, rest = log_normalizer(x)
         scored[block] = (picked - top) - rest
+
+    _walk(forward, len(where), flat.shape[-1])
     value.reshape(-1)[where + 1] = scored
 
     def pullback(dvalue: Array) -> Array:
         dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
-        for block in _blocks(len(where), flat.shape[-1]):
+
+        def backward(block: slice) -> None:
             x = flat[where[block]]
             _, rest = log_normalizer(x)
             x *= (-d[block] * np.exp(-rest))[:, None]
             # 1 - p of a token that is nearly certain, to its last digit
-            x[np.arange(len(x)), target[block]] = -d[block] * np.expm1(scored[block])
+            x.reshape(-1)[_at(target[block], x)] = -d[block] * np.expm1(scored[block])
             dflat[where[block]] = x
+
+        _walk(backward, len(where), flat.shape[-1])
         return dlogits
 
     return value, pullback
@@ -109,7 +120,7 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
     """
     if ref_logits.shape[-2:] != logits.shape[-2:]:
         raise ValueError(f"ref_logits has shape {ref_logits.shape}; expected that of logits, {logits.shape}")
-    where, _ = _scored(logits, np.zeros(mask.shape, int), mask)
+    where, _ = _scored(logits.shape, np.zeros(mask.shape, int), mask)
     flat = logits.reshape(-1, logits.shape[-1])
     ref = np.broadcast_to(ref_logits, logits.shape).reshape(flat.shape)
     each = np.zeros(logits.shape[:-1], logits.dtype)
@@ -117,16 +128,21 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
     def terms(block: slice) -> tuple[Array, Array]:
         return kl_terms(log_softmax(ref[where[block]]), log_softmax(flat[where[block]]))
 
-    for block in _blocks(len(where), flat.shape[-1]):
+    def forward(block: slice) -> None:
         each.reshape(-1)[where[block]] = terms(block)[0].sum(axis=-1)
+
+    _walk(forward, len(where), flat.shape[-1])
     total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
 
     def pullback(dtotal: Array) -> Array:
         dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat = dlogits.reshape(flat.shape)
         dposition = np.broadcast_to(dtotal[..., None], each.shape).reshape(-1)[where]
-        for block in _blocks(len(where), flat.shape[-1]):
+
+        def backward(block: slice) -> None:
             dflat[where[block]] = dposition[block, None] * terms(block)[1]
+
+        _walk(backward, len(where), flat.shape[-1])
         return dlogits
 
     return total, pullback
@@ -144,7 +160,7 @@ def token_entropy(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pul
     >>> value
     array([[0.        , 0.69314718, 0.        ]])
     """
-    where, _ = _scored(logits, tokens, mask)
+    where, _ = _scored(logits.shape, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
 
@@ -157,16 +173,21 @@ def token_entropy(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pul
         below = np.where(p == 0, 0, x - top[:, None])  # -inf where the logit is
         return p, below, (p * below).sum(axis=-1), rest
 
-    for block in _blocks(len(where), flat.shape[-1]):
+    def forward(block: slice) -> None:
         _, _, mean, rest = parts(block)
         value.reshape(-1)[where[block] + 1] = rest - mean
+
+    _walk(forward, len(where), flat.shape[-1])
 
     def pullback(dvalue: Array) -> Array:
         dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
-        for block in _blocks(len(where), flat.shape[-1]):
+
+        def backward(block: slice) -> None:
             p, below, mean, _ = parts(block)
             dflat[where[block]] = -d[block, None] * p * (below - mean[:, None])
+
+        _walk(backward, len(where), flat.shape[-1])
         return dlogits
 
     return value, pullback
@@ -189,7 +210,7 @@ def sequence_reward(logits: Array, tokens: Array, mask: Array) -> tuple[Array, P
     >>> pullback(np.ones(1))[0].tolist()
     [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
-    where, target = _scored(logits, tokens, mask)
+    where, target = _scored(logits.shape, tokens, mask)
     each = np.zeros(logits.shape[:-1], logits.dtype)
     each.reshape(-1)[where] = logits.reshape(-1, logits.shape[-1])[where, target]
     total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
@@ -220,7 +241,7 @@ def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullb
     >>> pullback(np.ones((1, 3)))[0].tolist()
     [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
     """
-    where, _ = _scored(logits, tokens, mask)
+    where, _ = _scored(logits.shape, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
 
@@ -230,42 +251,55 @@ def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullb
         there = ~np.isneginf(x.real)
         return np.where(there, x, 0), there / there.sum(axis=-1, keepdims=True, dtype=x.real.dtype)
 
-    for block in _blocks(len(where), flat.shape[-1]):
+    def forward(block: slice) -> None:
         x, share = shares(block)
         value.reshape(-1)[where[block] + 1] = (x * share).sum(axis=-1)
+
+    _walk(forward, len(where), flat.shape[-1])
 
     def pullback(dvalue: Array) -> Array:
         dlogits = np.zeros(logits.shape, logits.dtype)  # C order, whatever that of the logits
         dflat, d = dlogits.reshape(flat.shape), np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
-        for block in _blocks(len(where), flat.shape[-1]):
+
+        def backward(block: slice) -> None:
             dflat[where[block]] = d[block, None] * shares(block)[1]
+
+        _walk(backward, len(where), flat.shape[-1])
         return dlogits
 
     return value, pullback
 
 
-def _scored(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Array]:
-    """Flat positions (row-major over `logits.shape[:-1]`) whose logits predict a masked token, and those tokens."""
-    if tokens.shape != mask.shape or logits.shape[-1 - tokens.ndim:-1] != tokens.shape:
-        raise ValueError(f"logits {logits.shape}, tokens {tokens.shape} and mask {mask.shape} do not fit; "
+def _scored(shape: tuple[int, ...], tokens: Array, mask: Array) -> tuple[Array, Array]:
+    """Flat positions (row-major over `shape[:-1]`) whose logits, of that shape, predict a masked token; those tokens"""
+    if tokens.shape != mask.shape or shape[-1 - tokens.ndim:-1] != tokens.shape:
+        raise ValueError(f"logits {shape}, tokens {tokens.shape} and mask {mask.shape} do not fit; "
                          f"expected (..., T, V), (..., T), (..., T)")
     if mask.dtype != bool:
         raise ValueError(f"mask has dtype {mask.dtype}; expected bool")
     if mask[..., :1].any():
         raise ValueError("mask counts the first token, which no logits predict; expected mask[..., 0] false")
     target = tokens[mask]
-    if target.size and not (0 <= target.min() and target.max() < logits.shape[-1]):
+    if target.size and not (0 <= target.min() and target.max() < shape[-1]):
         raise ValueError(f"tokens hold id {target.max() if target.min() >= 0 else target.min()} under the mask; "
-                         f"expected ids from 0 to {logits.shape[-1] - 1}")
-    here, copies = np.flatnonzero(mask) - 1, logits[..., 0].size // max(mask.size, 1)
+                         f"expected ids from 0 to {shape[-1] - 1}")
+    here, copies = np.flatnonzero(mask) - 1, prod(shape[:-1]) // max(mask.size, 1)
     if copies == 1:
         return here, target
     return (np.arange(copies)[:, None] * mask.size + here).reshape(-1), np.tile(target, copies)
 
 
-def _blocks(rows: int, vocab: int) -> Iterator[slice]:
-    step = max(1, BLOCK // vocab)
-    return (slice(start, start + step) for start in range(0, rows, step))
+def _at(target: Array, x: Array) -> Array:
+    """Where x[row, target[row]] stands in x.reshape(-1)"""
+    return target + np.arange(0, x.size, x.shape[-1])
+
+
+def _walk(visit: Callable[[slice], None], rows: int, vocab: int) -> None:
+    def worker(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            visit(block)
+
+    over_blocks(worker, rows, max(1, BLOCK // vocab))
 
 
 def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:

@@ -1,13 +1,16 @@
-"""What every test may use: `rng`, `data_dir`, `sketched`, and Hypothesis without a clock."""
+"""What every test may use: `rng`, `threading`, `data_dir`, `sketched`, and Hypothesis without a clock."""
 
 import gc
 import os
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+
+from dpo_numpy import parallel
 
 #: doctests are looked for in every file; some need torch and JAX, and of the conftests one name would hide another
 collect_ignore_glob = ["zoo/torch_*.py", "zoo/jax_*.py", "conftest.py", "*/conftest.py"]
@@ -32,6 +35,14 @@ def pytest_collection_finish() -> None:
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name, parameters included, and on nothing else."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def threading() -> Iterator[Callable[[int], None]]:
+    """`set_threads`, undone after the test."""
+    before = parallel.threads()
+    yield parallel.set_threads
+    parallel.set_threads(before)
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import dpo_numpy as dn  # noqa: E402
 from benchmarks import harness, pictures, run  # noqa: E402
+from benchmarks.cases import losses, ngrams  # noqa: E402
 from benchmarks.harness import Case, Run, Unequal, compare, in_rounds, quartiles, ratios, text_of  # noqa: E402
 
 CASES = run.cases()
@@ -105,6 +107,9 @@ CASES = []
 def side(pause, value):
     return lambda x: Run(lambda: time.sleep(pause), lambda: {"x": [x + value]}, units=2, facts={"note": "n"})
 
+def closed():
+    open(f"{__file__}.closed", "a").write("x")
+
 def absent(x):
     import no_such_library_at_all
 
@@ -112,7 +117,8 @@ def broken(x):
     return 1 / 0
 
 SIDES = {"numpy": ("a", side(0.02, 0)), "slow": ("a", side(0.06, 0)), "off": ("a", side(0, 1)),
-         "bound": ("a", lambda x: Run(lambda: None, None)), "absent": ("b", absent), "broken": ("b", broken)}
+         "bound": ("a", lambda x: Run(lambda: None, None, close=closed)), "absent": ("b", absent),
+         "broken": ("b", broken)}
 '''
 
 
@@ -141,6 +147,7 @@ def test_a_case_is_measured(module):
     assert result["seconds"]["numpy"][1] >= 0.01 and result["seconds"]["slow"][1] >= 0.03  # two units a run
     assert result["peers"]["slow"]["ratio"][1] > 1.5 and result["peers"]["bound"]["ratio"][1] < 0.1
     assert "no_such_library_at_all" in result["peers"]["absent"]["missing"]
+    assert Path(sys.modules[module].__file__ + ".closed").read_text() == "x"
     assert result["rounds"] == 3 and result["params"] == {"x": 1} and result["facts"]["slow"] == {"note": "n"}
 
 
@@ -244,3 +251,42 @@ def test_our_side_builds_and_its_numbers_are_finite(module, case):
     for name, x in (built.numbers() if built.numbers else {}).items():
         assert np.asarray(x).size and np.isfinite(x).all(), name
     built.work()
+    if built.close:
+        built.close()
+
+
+def of_loss(loss, B, **ratios):
+    peers = {label: {"ratio": [x / 2, x, 2 * x], "target": 2.0} for label, x in ratios.items()}
+    return {**result_of(f"{loss}, B = {B}", **peers), "params": {"loss": loss, "B": B}}
+
+
+def test_the_table_of_losses_has_a_row_a_size_and_a_row_a_loss():
+    members = [of_loss("dpo", 32, torch=4.0, TRL=20.0), of_loss("ipo", 32, torch=1.0), of_loss("sppo", 32, torch=3.0),
+               of_loss("dpo", 1024, torch=1.5)]
+    assert losses.table(members).splitlines() == [
+        "| B | peer | losses | least | median | most | target | met |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| 32 | torch | 3 | 1.0 | 3.0 | 4.0 | 2.0 | 2 |",
+        "| 32 | TRL | 1 | 20 | 20 | 20 | 2.0 | 1 |",
+        "| 1,024 | torch | 1 | 1.5 | 1.5 | 1.5 | 2.0 | 0 |",
+        "",
+        "| loss | ours, B = 32 | torch | TRL | ours, B = 1,024 | torch | TRL |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| dpo | 200 µs | 4.0 (2.0 to 8.0) | 20 (10 to 40) | 200 µs | **1.5 (0.75 to 3.0)** |  |",
+        "| ipo | 200 µs | **1.0 (0.5 to 2.0)** |  |  |  |  |",
+        "| sppo | 200 µs | 3.0 (1.5 to 6.0) |  |  |  |  |"]
+
+
+def test_growth_is_the_slope_of_logarithms():
+    def at(entries):
+        seconds = 1e-9 * max(entries, ngrams.FEWEST / 2) ** 1.25  # below, calls are what costs
+        return {"facts": {"numpy": {"entries": entries}}, "seconds": {"numpy": [0, seconds, 0]}}
+
+    assert ngrams.growth([at(1 << k) for k in range(6, 24, 2)]) == pytest.approx(1.25)
+
+
+def test_every_loss_has_its_case_in_torch_too():
+    named = {case.params["loss"] for _, case in CASES if case.group == "losses"}
+    assert named == set(dn.LOSSES)
+    source = Path(losses.__file__).read_text("utf-8").partition("def by_torch")[0]
+    assert {name for name in dn.LOSSES if f'"{name}": ' not in source} == set()

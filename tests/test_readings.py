@@ -366,12 +366,14 @@ def test_no_responses(name):
 
 # ---- memory
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_no_second_array_of_logits(name):
-    """The forward pass holds a few blocks of rows; the way back that and the gradient."""
+def test_no_second_array_of_logits(name, threads, threading):
+    """The forward pass holds a few blocks of rows a thread; the way back those and the gradient."""
+    threading(threads)
     rng = np.random.default_rng(21)
-    logits = rng.normal(size=(4, 64, 8192))
-    ref, tokens = (rng.normal(size=logits.shape) if name == "kl" else None), rng.integers(8192, size=(4, 64))
+    logits = rng.normal(size=(4, 64, 32_768))
+    ref, tokens = (rng.normal(size=logits.shape) if name == "kl" else None), rng.integers(32_768, size=(4, 64))
     mask = np.tile(np.arange(64) > 0, (4, 1))
     block = 8 * readings.BLOCK
     tracemalloc.start()
@@ -383,9 +385,32 @@ def test_no_second_array_of_logits(name):
         backward = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    held = threads * HELD[name] * block
     assert logits.nbytes == 64 * block
-    assert forward < 16 * block  # KL's two softmaxes and the branches of its terms; others hold two
-    assert backward < logits.nbytes + 16 * block
+    assert forward < held
+    assert backward < logits.nbytes + held
+
+
+# blocks a thread: the logits and what is made of them, for KL two softmaxes and the branches of its terms
+HELD = {"kl": 13.5, "token_entropy": 6.5, "token_value": 4.5, "reward": 0.5}
+HELD |= dict.fromkeys(("logp", "token_logp"), 1.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_threads_gives_the_same_bits(name, threading, monkeypatch):
+    monkeypatch.setattr(readings, "BLOCK", 64)
+    rng = np.random.default_rng(22)
+    logits, ref, tokens = rng.normal(size=(50, 6, V)), rng.normal(size=(50, 6, V)), rng.integers(V, size=(50, 6))
+    mask = rng.random((50, 6)) < 0.7
+    mask[:, 0] = False
+    found = []
+    for n in (1, 2, 5):
+        threading(n)
+        value, pullback = sequence_kl(logits, ref, mask) if name == "kl" else of(name, logits, tokens, mask)
+        found.append((value, pullback(value)))
+    for value, grad in found[1:]:
+        assert np.array_equal(value, found[0][0])
+        assert np.array_equal(grad, found[0][1])
 
 
 # ---- errors

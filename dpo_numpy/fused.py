@@ -1,0 +1,191 @@
+"""Readings with their gradient in one pass, for whoever knows dL/dvalue beforehand: each exponential is taken once.
+
+    logits (..., T, V)                    token_logp_grad
+    hidden (..., T, D) times head (D, V)  head_logp_grad, and head_logp where dL/dvalue is known only after the value
+
+`readings.token_logp` is the same in plain words, and what tests hold these to. The limit of `token_logp_grad` is one
+read, one write and one exponential a logit; that of `head_logp_grad` three matrix products. Where a loss weighs a
+token by what all tokens of a sequence add up to, as DPO does, the value must be known first: a fourth product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import readings
+from .numerics import log_normalizer
+from .parallel import over_blocks
+
+__all__ = ["head_logp", "head_logp_grad", "token_logp_grad"]
+
+Array = NDArray[Any]
+
+CELLS = 1 << 23  # logits that the head makes at once: 32 MB of float32
+
+
+def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, out: Array | None = None
+                    ) -> tuple[Array, Array]:
+    """ℓₜ of `token_logp` (..., T) and Σₜ dvalueₜ dℓₜ/dlogits, shaped like the logits: value, dlogits
+
+    dvalue (..., T) is dL/dℓ, which off the mask has no effect. The gradient is written into `out`, C-contiguous and of
+    the logits' dtype, where it is given; and `out` may be the logits themselves, which are lost then. Besides it needs
+    a few numbers a row.
+
+    Elsewhere: cross-entropy kernels (Liger's, Apex's) write the gradient of a mean over tokens into the logits.
+
+    Raises `ValueError` as `token_logp`, and on an `out` that does not fit.
+
+    >>> logits, tokens, mask = np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]])
+    >>> value, dlogits = token_logp_grad(logits, tokens, mask, dvalue=np.ones((1, 3)))
+    >>> value.round(6), dlogits[0].tolist()
+    (array([[ 0.      , -0.693147,  0.      ]]), [[-0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
+    """
+    where, target = readings._scored(logits.shape, tokens, mask)
+    dlogits = np.empty(logits.shape, logits.dtype) if out is None else out
+    if dlogits.shape != logits.shape or dlogits.dtype != logits.dtype or not dlogits.flags.c_contiguous:
+        raise ValueError(f"out is {dlogits.dtype} {dlogits.shape}, C-contiguous: {dlogits.flags.c_contiguous}; "
+                         f"expected {logits.dtype} {logits.shape}, C-contiguous: True")
+    V = logits.shape[-1]
+    flat, dflat = logits.reshape(-1, V), dlogits.reshape(-1, V)
+    value = np.zeros(logits.shape[:-1], logits.dtype)
+    d = np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+    scored = np.empty(len(where), logits.dtype)
+
+    def worker(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            rows = _run(where[block])
+            if isinstance(rows, slice):
+                scored[block] = _token_logp_grad(flat[rows], target[block], d[block], dflat[rows])
+            else:
+                x = flat[rows]
+                scored[block] = _token_logp_grad(x, target[block], d[block], x)
+                dflat[rows] = x
+
+    over_blocks(worker, len(where), max(1, readings.BLOCK // V))
+    value.reshape(-1)[where + 1] = scored
+    silent = np.ones(len(dflat), bool)
+    silent[where] = False
+    dflat[silent] = 0
+    return value, dlogits
+
+
+def head_logp(hidden: Array, head: Array, tokens: Array, mask: Array, cells: int = CELLS
+              ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    """`token_logp` of the logits hidden @ head, (..., T), of which no more than `cells` are ever held
+
+    hidden (..., T, D), head (D, V). The pullback takes dvalue (..., T) to dhidden and dhead, and computes the logits
+    again: four matrix products in all. Errors as in `head_logp_grad`.
+
+    >>> hidden, head = np.ones((1, 2, 1)), np.zeros((1, 2))
+    >>> value, pullback = head_logp(hidden, head, np.array([[0, 1]]), np.array([[False, True]]))
+    >>> dhidden, dhead = pullback(np.ones((1, 2)))
+    >>> value.round(6), dhead.tolist()
+    (array([[ 0.      , -0.693147]]), [[-0.5, 0.5]])
+    """
+    where, target, h = _projected(hidden, head, tokens, mask)
+    V = head.shape[-1]
+    value, scored = np.zeros(hidden.shape[:-1], h.dtype), np.empty(len(where), h.dtype)
+    step = max(1, cells // V)
+    logits = np.empty((min(step, len(where)), V), h.dtype)
+
+    for start in range(0, len(where), step):
+        block = slice(start, start + step)
+        x = np.matmul(h[block], head, out=logits[:len(where[block])])
+        picked = x.reshape(-1).take(readings._at(target[block], x))
+
+        def worker(parts: Iterator[slice], x: Array = x, picked: Array = picked, into: Array = scored[block]) -> None:
+            for part in parts:
+                top, rest = log_normalizer(x[part])
+                into[part] = (picked[part] - top) - rest
+
+        over_blocks(worker, len(x), max(1, readings.BLOCK // V))
+    value.reshape(-1)[where + 1] = scored
+
+    def pullback(dvalue: Array) -> tuple[Array, Array]:
+        _, dhidden, dhead = head_logp_grad(hidden, head, tokens, mask, dvalue, cells)
+        return dhidden, dhead
+
+    return value, pullback
+
+
+def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalue: Array, cells: int = CELLS
+                   ) -> tuple[Array, Array, Array]:
+    """ℓₜ of the logits hidden @ head, (..., T), and Σₜ dvalueₜ dℓₜ in hidden and head: value, dhidden, dhead
+
+    hidden (..., T, D), head (D, V); hidden[..., t, :] predicts tokens[..., t + 1]. Rows are taken in blocks of `cells`
+    logits, whose gradient overwrites them: dhidden = dlogits headᵀ, dhead = Σ hiddenᵀ dlogits.
+
+    Elsewhere: Liger's fused linear losses do so a block of sequences at a time, Cut Cross-Entropy in tiles on a GPU.
+    Wijmans et al. 2024, arXiv:2411.09009.
+
+    Raises `ValueError` as `token_logp`, and where hidden and head do not fit or differ in dtype.
+
+    >>> hidden, head = np.ones((1, 2, 1)), np.zeros((1, 2))
+    >>> value, dhidden, dhead = head_logp_grad(hidden, head, np.array([[0, 1]]), np.array([[False, True]]), np.ones(2))
+    >>> dhidden.tolist(), dhead.tolist()
+    ([[[0.0], [0.0]]], [[-0.5, 0.5]])
+    """
+    where, target, h = _projected(hidden, head, tokens, mask)
+    V = head.shape[-1]
+    value, scored = np.zeros(hidden.shape[:-1], h.dtype), np.empty(len(where), h.dtype)
+    d = np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+    dh, dhead = np.empty_like(h), np.zeros(head.shape, h.dtype)
+    step = max(1, cells // V)
+    logits = np.empty((min(step, len(where)), V), h.dtype)
+    tile = np.empty((len(head), min(V, TILE)), h.dtype)
+
+    for start in range(0, len(where), step):
+        block = slice(start, start + step)
+        x = np.matmul(h[block], head, out=logits[:len(where[block])])
+
+        def worker(parts: Iterator[slice], x: Array = x, target: Array = target[block], d: Array = d[block],
+                   into: Array = scored[block]) -> None:
+            for part in parts:
+                into[part] = _token_logp_grad(x[part], target[part], d[part], x[part])
+
+        over_blocks(worker, len(x), max(1, readings.BLOCK // V))
+        np.matmul(x, head.T, out=dh[block])
+        for left in range(0, V, TILE):  # what is added to dhead is added while it is in the cache
+            part = tile[:, :V - left]
+            dhead[:, left:left + TILE] += np.matmul(h[block].T, x[:, left:left + TILE], out=part)
+    value.reshape(-1)[where + 1] = scored
+    dhidden = np.zeros(hidden.shape, h.dtype)
+    dhidden.reshape(-1, h.shape[-1])[where] = dh
+    return value, dhidden, dhead
+
+
+TILE = 1 << 11  # columns of the head
+
+
+def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
+    """ℓ (rows,) of logits x (rows, V), and its slopes, times d, into `out`, which may be x"""
+    at = readings._at(target, x)
+    value, flat = x.reshape(-1).take(at), out.reshape(-1)
+    top, rest = log_normalizer(x, out)
+    value -= top
+    value -= rest
+    share = np.negative(rest, out=rest)
+    np.exp(share, out=share)
+    share *= d
+    out *= np.negative(share, out=share)[:, None]
+    # 1 - p of a token that is nearly certain, to its last digit
+    flat[at] = -d * np.expm1(value)
+    return value
+
+
+def _run(rows: Array) -> Array | slice:
+    """The same rows as a slice, whose view costs nothing, where they follow one another"""
+    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+
+
+def _projected(hidden: Array, head: Array, tokens: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """Positions that predict a masked token, those tokens, and the hidden states there"""
+    if head.ndim != 2 or hidden.ndim < 2 or hidden.shape[-1] != len(head) or hidden.dtype != head.dtype:
+        raise ValueError(f"hidden is {hidden.dtype} {hidden.shape} and head {head.dtype} {head.shape}; expected "
+                         f"(..., T, D) and (D, V) of one dtype")
+    where, target = readings._scored((*hidden.shape[:-1], head.shape[-1]), tokens, mask)
+    return where, target, hidden.reshape(-1, hidden.shape[-1])[where]

@@ -1,0 +1,102 @@
+"""Threads over blocks of rows: NumPy lets other threads run while it is inside of one of its loops.
+
+Blocks are cut by size alone, and what is computed for one does not depend on another: results are the same to the last
+bit whatever the number of threads. BLAS has threads of its own, in matrix products.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["over_blocks", "set_threads", "threads"]
+
+
+def set_threads(n: int) -> None:
+    """From now on, n threads at most for work on large arrays; 1: none but the caller's
+
+    Before the first call it is the environment's OMP_NUM_THREADS, as for BLAS, or else the number of processors that
+    this process may use. Raises `ValueError` below 1.
+
+    >>> before = threads()
+    >>> set_threads(2)
+    >>> threads()
+    2
+    >>> set_threads(before)
+    """
+    global _threads
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n is {n!r}; expected a whole number of threads, at least 1")
+    _threads = n
+    _forget()
+
+
+def threads() -> int:
+    """How many threads `over_blocks` may use"""
+    return _threads
+
+
+def over_blocks(worker: Callable[[Iterator[slice]], None], rows: int, step: int) -> None:
+    """worker(blocks) once on each thread, `blocks` an iterator over slices of `step` rows that all of them share
+
+    A worker allocates its buffers once and writes each block where it belongs. Where all rows are one block, or there
+    is one thread, it runs in the caller. NumPy's error state holds in every thread; the first exception is raised.
+
+    >>> import numpy as np
+    >>> x, out = np.arange(5.0), np.empty(5)
+    >>> def worker(blocks):
+    ...     for block in blocks:
+    ...         np.square(x[block], out=out[block])
+    >>> over_blocks(worker, 5, 2)
+    >>> out
+    array([ 0.,  1.,  4.,  9., 16.])
+    """
+    blocks = iter([slice(start, min(start + step, rows)) for start in range(0, rows, step)])
+    others = min(_threads, -(-rows // step)) - 1
+    if others < 1:
+        return worker(blocks)
+    helping = [_helpers().submit(copy_context().run, worker, blocks) for _ in range(others)]
+    try:
+        worker(blocks)
+    finally:
+        # one that has not begun has nothing left to do: waiting for it, where it waits for this thread, would not end
+        begun = [task for task in helping if not task.cancel()]
+        for task in begun:
+            task.exception()
+    for task in begun:
+        task.result()
+
+
+def _available() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if told.isdecimal() and int(told):
+        return int(told)
+    if sys.platform == "emscripten":  # which has no threads to start
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _helpers() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        from concurrent.futures import ThreadPoolExecutor  # here: it would be most of `import dpo_numpy`
+
+        _pool = ThreadPoolExecutor(max(_threads - 1, 1), "dpo_numpy")
+    return _pool
+
+
+def _forget() -> None:
+    global _pool
+    _pool = None  # its threads end when they have nothing to do
+
+
+_threads = _available()
+_pool: ThreadPoolExecutor | None = None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)  # a child has the pool, but not its threads

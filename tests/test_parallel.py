@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+import threading as std
+import warnings
+
+import numpy as np
+import pytest
+
+from dpo_numpy import parallel
+from dpo_numpy.parallel import over_blocks, set_threads
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize(("rows", "step"), [(0, 4), (1, 4), (4, 4), (5, 4), (100, 7), (100, 1000)])
+def test_every_row_is_visited_once(n, rows, step, threading):
+    threading(n)
+    seen, workers = np.zeros(rows, int), []
+
+    def worker(blocks):
+        workers.append(std.get_ident())
+        for block in blocks:
+            assert block.stop - block.start <= step
+            seen[block] += 1
+
+    over_blocks(worker, rows, step)
+    assert (seen == 1).all()
+    assert 1 <= len(workers) <= max(1, min(n, -(-rows // step)))
+
+
+def test_threads_work_at_the_same_time(threading):
+    threading(3)
+    meeting = std.Barrier(3, timeout=30)  # passed only where three threads wait at once
+
+    def worker(blocks):
+        for _ in blocks:
+            meeting.wait()
+
+    over_blocks(worker, 3, 1)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_error_state_holds_in_every_thread(n, threading):
+    threading(n)
+
+    def worker(blocks):
+        for _ in blocks:
+            np.log(np.zeros(3))
+
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):
+        warnings.simplefilter("error")
+        over_blocks(worker, 50, 1)
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        over_blocks(worker, 50, 1)
+
+
+def test_an_exception_in_a_helping_thread_arrives(threading):
+    threading(2)
+    meeting, caller = std.Barrier(2, timeout=30), std.get_ident()
+
+    def worker(blocks):
+        meeting.wait()
+        if std.get_ident() != caller:
+            raise KeyError("far away")
+
+    with pytest.raises(KeyError, match="far away"):
+        over_blocks(worker, 2, 1)
+
+
+def test_blocks_within_blocks_end(threading):
+    """Every thread of the pool asks the pool for help: who waits for help that cannot come would wait for ever"""
+    threading(3)
+    total = np.zeros(20)
+
+    def outer(blocks):
+        for block in blocks:
+            def inner(parts, block=block):
+                for part in parts:
+                    total[block] += part.stop - part.start
+
+            over_blocks(inner, 10, 3)
+
+    over_blocks(outer, 20, 1)
+    assert (total == 10).all()
+
+
+def test_n_is_a_number_of_threads():
+    for n in (0, -1, 1.5, "2", True):
+        with pytest.raises(ValueError, match=r"^n is .*; expected a whole number of threads, at least 1$"):
+            set_threads(n)
+
+
+@pytest.mark.parametrize(("told", "expected"), [("3", 3), ("3,2", 3), ("", None), ("none", None), ("0", None)])
+def test_the_environment_says_how_many_at_first(told, expected):
+    code = "from dpo_numpy import parallel; print(parallel.threads())"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": told}, text=True,
+                          capture_output=True, check=True)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert int(done.stdout) == (expected or available)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes by fork here")
+def test_a_forked_child_starts_threads_of_its_own():
+    code = """
+import os, numpy as np
+from dpo_numpy.parallel import over_blocks, set_threads
+set_threads(2)
+out = np.zeros(10)
+def worker(blocks):
+    for block in blocks:
+        out[block] += 1
+over_blocks(worker, 10, 1)
+child = os.fork()
+if not child:
+    over_blocks(worker, 10, 1)
+    os._exit(int(out.sum()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], text=True, capture_output=True, timeout=60,
+                          check=True)
+    assert int(done.stdout) == 20
+
+
+def test_no_pool_is_made_for_one_block(threading, monkeypatch):
+    threading(4)
+    monkeypatch.setattr(parallel, "_helpers", lambda: pytest.fail("asked for help"))
+    over_blocks(lambda blocks: [None for _ in blocks], 10, 10)
