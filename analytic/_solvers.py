@@ -125,13 +125,14 @@ class Pulls:
         self.sums, self.rates, self.bend = (np.empty_like(wins) for _ in range(3))
 
     def at(self, x: Array) -> Array:
-        self.far = np.ptp(x) > 600
+        top, low = x.max(), x.min()
+        self.far = top - low > 600
         if self.far:
             self.e, p = np.ones(len(x)), expit(np.subtract.outer(x, x))
             self.slope: Array = (self.wins.T * p).sum(axis=1) - (self.wins * p.T).sum(axis=1)
             np.multiply(self.both, p * p.T, out=self.bend)
         else:
-            self.e = np.exp(x - (x.max() + x.min()) / 2)
+            self.e = np.exp(x - (top + low) / 2)
             np.divide(self.wins, np.add.outer(self.e, self.e, out=self.sums), out=self.rates)
             self.slope = self.e * self.rates.sum(axis=0) - self.rates @ self.e
         return self.slope
@@ -154,7 +155,7 @@ class Pulls:
         step = self._conjugate(degree) if len(degree) > 300 else None
         if step is None:
             step = np.append(0, _solve(self.hessian(degree)[1:, 1:], -self.slope[1:]))  # x[0] held
-        return step, float(np.ptp(step))
+        return step, float(step.max() - step.min())
 
     def _conjugate(self, degree: Array) -> Array | None:
         """-H⁺ slope to eight digits by conjugate gradients, where thirty products are enough"""

@@ -233,6 +233,9 @@ def _unique_minimizer_exists(features: Array, wins: Array) -> None:
     d = features.shape[-1]
     if mle_exists(wins).all():
         centered = (features - features.mean(axis=-2, keepdims=True)).reshape(-1, d)
+        squares = np.linalg.eigvalsh(centered.T @ centered)
+        if squares[0] > 1e-8 * squares[-1]:  # a tenth of the time, where it can tell
+            return
         sizes = np.linalg.svd(centered, compute_uv=False)
         if len(sizes) == d and sizes[-1] > 8 * len(centered) * np.finfo(float).eps * sizes[0]:
             return

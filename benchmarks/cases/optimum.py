@@ -142,8 +142,8 @@ def torch_lbfgs(sizes: dict[str, int], form: str = "square", history: int = 100)
 
     def descent(steps: int) -> tuple[Any, Callable[[], Any]]:
         W, loss = torch_problem(given, form)
-        optimizer = torch.optim.LBFGS([W], max_iter=steps, history_size=history, tolerance_grad=0, tolerance_change=0,
-                                      line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([W], max_iter=steps, max_eval=100 * steps, history_size=history,
+                                      tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe")
 
         def closure() -> Any:
             optimizer.zero_grad()
