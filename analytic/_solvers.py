@@ -64,6 +64,9 @@ def minimize(
     raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {previous / 2:.3g}")
 
 
+BLOCK = 1 << 15  # entries of matrices that are worked on at a time
+
+
 class Slopes(Protocol):
     """L(x) = Σᵢⱼ wins[i, j] (-log σ(mᵢ - mⱼ)), m linear in x (n,)"""
 
@@ -95,7 +98,7 @@ def settle(slopes: Slopes, start: Array, steps: int) -> Array:
         fall = -float(slope @ step)
         if not np.isfinite(d):
             raise ArithmeticError("newton is stuck: the Hessian is singular but for rounding")
-        if d <= 1e-8:  # the error of what follows is the square of this
+        if d <= 2e-8:  # the error of what follows is the square of this
             return x + step
         if d <= 0.5 and before[1] <= 0.5 and fall >= before[0] / 4:  # a quarter at most, but for rounding
             return x
@@ -111,8 +114,8 @@ class Pulls:
     """L of log-odds x (K,), of which differences matter alone, by K exponentials: σ(xᵢ - xⱼ) = eᵢ/(eᵢ + eⱼ), each to a
     few units of rounding
 
-    wins (K, K), 0 on the diagonal. Where exponentials would leave the range of float64 there are K² of them. The
-    matrices are written over again and again: fresh memory takes longer than what is computed in it.
+    wins (K, K), 0 on the diagonal. Where exponentials would leave the range of float64 there are K² of them. Rows are
+    taken as many at a time as a cache holds: else reading and writing matrices takes most of the time.
 
     >>> pulls = Pulls(np.array([[0.0, 3.0], [1.0, 0.0]]))
     >>> pulls.at(np.zeros(2)), pulls.hessian()
@@ -121,26 +124,31 @@ class Pulls:
     """
 
     def __init__(self, wins: Array) -> None:
-        self.wins, self.both = wins, wins + wins.T
-        self.sums, self.rates, self.bend = (np.empty_like(wins) for _ in range(3))
+        self.wins, self.both, self.bend = wins, wins + wins.T, np.empty_like(wins)
 
     def at(self, x: Array) -> Array:
-        top, low = x.max(), x.min()
-        self.far = top - low > 600
-        if self.far:
-            self.e, p = np.ones(len(x)), expit(np.subtract.outer(x, x))
-            self.slope: Array = (self.wins.T * p).sum(axis=1) - (self.wins * p.T).sum(axis=1)
-            np.multiply(self.both, p * p.T, out=self.bend)
-        else:
-            self.e = np.exp(x - (top + low) / 2)
-            np.divide(self.wins, np.add.outer(self.e, self.e, out=self.sums), out=self.rates)
-            self.slope = self.e * self.rates.sum(axis=0) - self.rates @ self.e
+        top, low, K = x.max(), x.min(), len(x)
+        far = top - low > 600
+        self.e = e = np.ones(K) if far else np.exp(x - (top + low) / 2)
+        won, lost, height = np.empty(K), np.zeros(K), max(1, BLOCK // K)
+        for start in range(0, K, height):
+            rows = slice(start, start + height)
+            if far:
+                p, q = expit(x[rows, None] - x), expit(x - x[rows, None])
+                won[rows] = (self.wins[rows] * q).sum(axis=1)
+                lost += (self.wins[rows] * q).sum(axis=0)
+                np.multiply(self.both[rows], p * q, out=self.bend[rows])
+            else:
+                inverse = 1 / (e[rows, None] + e)
+                rates = self.wins[rows] * inverse
+                won[rows] = rates @ e
+                lost += rates.sum(axis=0)
+                np.multiply(self.both[rows], np.multiply(inverse, inverse, out=inverse), out=self.bend[rows])
+        self.slope: Array = e * lost - won
         return self.slope
 
     def edges(self) -> Array:
-        """wins + winsᵀ times σ(m) σ(-m), but for a factor eᵢ eⱼ, and the sum of each row with it"""
-        if not self.far:
-            np.divide(self.both, np.multiply(self.sums, self.sums, out=self.bend), out=self.bend)
+        """The degrees: sums of rows of wins + winsᵀ times σ(m) σ(-m), which `bend` is but for a factor eᵢ eⱼ"""
         degree: Array = self.e * (self.bend @ self.e)
         return degree
 

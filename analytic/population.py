@@ -147,11 +147,12 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     wins, beta = square("wins", wins), positive("beta", beta)
     if wins.ndim > 2:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
-    require_strongly_connected("wins", wins)
-    wins = wins.copy()
-    np.fill_diagonal(wins, 0.0)
     if len(wins) == 1:
         return np.zeros(1)
+    wins = wins.copy()
+    np.fill_diagonal(wins, 0.0)
+    if np.count_nonzero(wins) < wins.size - len(wins):  # else each has beaten each
+        require_strongly_connected("wins", wins)
     found = settle(Pulls(wins), np.zeros(len(wins)), steps)
     centered: Array = (found - found.mean()) / beta
     return centered
