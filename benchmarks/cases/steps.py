@@ -1,8 +1,7 @@
 """One step of DPO: loss, gradient, and the optimizer's update, of policies from a table to a transformer.
 
 Ours is `train`, as anyone calls it. Log-probs of the reference are known beforehand on every side. Each peer has the
-form that was the fastest of those in `FORMS`, which are there to be tried: `python benchmarks/run.py --only steps`
-after a case is given another `form`.
+form that was the fastest of these (`torch_form`, `jax_form`); the others are here to be tried.
 
     gather  log_softmax of the table, looked up at each (token, next) of padded rows, summed over rows
     flat    the same at those that count, one after the other, added up by index
@@ -13,7 +12,8 @@ after a case is given another `form`.
     square  all differences of its entries, a matrix
     all, distinct   of an MLP: a row for each token, or for each distinct context
 
-Networks run in float32; compared are their parameters after three steps in float64, and the losses of three in float32.
+Without DPO_NUMPY_DATA there is no case of bytes. Networks run in float32; compared are their parameters after three
+steps in float64, and the losses of three in float32.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ def jax_jit(scan: int = 0, **params: Any) -> Run:
 
 
 def jax_scan(**params: Any) -> Run:
-    """A hundred steps in one call: what is left where Python is not asked between them."""
+    """A hundred steps in one call, five of a transformer: what is left where Python is not asked between them."""
     return jax_jit(scan=100 if params["n"] > 1 else 5, **params)
 
 
