@@ -136,7 +136,7 @@ def drift(pi: ArrayLike, features: ArrayLike, direction: ArrayLike) -> Array:
 
 
 def newton(features: ArrayLike, wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_θ L(θ), shape (d,): Newton's method from θ = 0, steps halved until L falls enough
+    """argmin_θ L(θ), shape (d,): Newton's method from θ = 0, steps cut where L might rise
 
     features (prompts..., K, d), wins (prompts..., K, K).
 

@@ -131,7 +131,7 @@ def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: Array
 
 
 def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps halved until L falls enough
+    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps cut where L might rise
 
     wins (..., K, K). Bradley-Terry labels of rewards r have it at r/β, up to a constant, whichever pairs are met as
     long as these connect all responses; then `policy(u, ref)` is π*. With labels that no reward explains it moves
