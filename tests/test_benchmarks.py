@@ -104,8 +104,8 @@ import time
 from benchmarks.harness import Case, Run
 CASES = []
 
-def side(pause, value):
-    return lambda x: Run(lambda: time.sleep(pause), lambda: {"x": [x + value]}, units=2, facts={"note": "n"})
+def side(pause, value, units=1):
+    return lambda x: Run(lambda: time.sleep(pause), lambda: {"x": [x + value]}, units, {"note": "n"})
 
 def closed():
     open(f"{__file__}.closed", "a").write("x")
@@ -116,7 +116,7 @@ def absent(x):
 def broken(x):
     return 1 / 0
 
-SIDES = {"numpy": ("a", side(0.02, 0)), "slow": ("a", side(0.06, 0)), "off": ("a", side(0, 1)),
+SIDES = {"numpy": ("a", side(0.02, 0, units=2)), "slow": ("a", side(0.06, 0)), "off": ("a", side(0, 1)),
          "bound": ("a", lambda x: Run(lambda: None, None, close=closed)), "absent": ("b", absent),
          "broken": ("b", broken)}
 '''
@@ -144,8 +144,9 @@ def test_a_case_is_measured(module):
         assert len({worker.process.pid for worker in workers.known.values()}) == 2
     assert not any(worker.process.is_alive() for worker in workers.known.values())
     assert json.loads(json.dumps(result)) == result
-    assert result["seconds"]["numpy"][1] >= 0.01 and result["seconds"]["slow"][1] >= 0.03  # two units a run
-    assert result["peers"]["slow"]["ratio"][1] > 1.5 and result["peers"]["bound"]["ratio"][1] < 0.1
+    assert result["seconds"]["numpy"][1] >= 0.01 and result["seconds"]["slow"][1] >= 0.06
+    assert result["peers"]["slow"]["ratio"][1] > 3.5  # 6, less what a sleep takes longer; 3 without units
+    assert result["peers"]["bound"]["ratio"][1] < 0.1
     assert "no_such_library_at_all" in result["peers"]["absent"]["missing"]
     assert Path(sys.modules[module].__file__ + ".closed").read_text() == "x"
     assert result["rounds"] == 3 and result["params"] == {"x": 1} and result["facts"]["slow"] == {"note": "n"}
