@@ -278,6 +278,22 @@ def test_the_table_of_losses_has_a_row_a_size_and_a_row_a_loss():
         "| sppo | 200 µs | 3.0 (1.5 to 6.0) |  |  |  |  |"]
 
 
+def test_a_group_that_is_drawn_shows_its_picture():
+    def parts(group, module):
+        member = {**of_loss("dpo", 32, torch=4.0), "group": group, "module": f"benchmarks.cases.{module}"}
+        return run.tables(results_of(member))[f"table: {group}"]
+
+    picture = "(benchmarks/scaling_losses.png)"
+    assert parts("losses", "losses").count(picture) == 1 and picture not in parts("imports", "imports")
+    assert "scaling_" not in parts("logits", "logits")  # whose picture is of another group
+
+
+def test_pictures_are_drawn_where_there_are_curves(tmp_path):
+    members = [{**of_loss("dpo", B, torch=4.0), "module": "benchmarks.cases.losses"} for B in (32, 64)]
+    pictures.draw(results_of(*members, result_of("x", "imports")), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scaling_losses.png"]
+
+
 def test_growth_is_the_slope_of_logarithms():
     def at(entries):
         seconds = 1e-9 * max(entries, ngrams.FEWEST / 2) ** 1.25  # below, calls are what costs
