@@ -2,15 +2,19 @@
 
 Blocks are cut by size alone, and what is computed for one does not depend on another: results are the same to the last
 bit whatever the number of threads. BLAS has threads of its own, in matrix products.
+
+Importing this also asks the allocator to keep what is freed: see the end.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -42,28 +46,34 @@ def threads() -> int:
     return _threads
 
 
-def over_blocks(worker: Callable[[Iterator[slice]], None], rows: int, step: int) -> None:
-    """worker(blocks) once on each thread, `blocks` an iterator over slices of `step` rows that all of them share
+def over_blocks(visit: Callable[[slice], None], rows: int, step: int) -> None:
+    """visit(block) for slices of `step` rows each, in any order, each once, on several threads
 
-    A worker allocates its buffers once and writes each block where it belongs. Where all rows are one block, or there
-    is one thread, it runs in the caller. NumPy's error state holds in every thread; the first exception is raised.
+    A visit writes what it finds where it belongs. Where all rows are one block, or there is one thread, the caller's
+    does all. NumPy's error state holds in every thread; an exception in one is raised.
 
     >>> import numpy as np
     >>> x, out = np.arange(5.0), np.empty(5)
-    >>> def worker(blocks):
-    ...     for block in blocks:
-    ...         np.square(x[block], out=out[block])
-    >>> over_blocks(worker, 5, 2)
+    >>> def visit(block):
+    ...     np.square(x[block], out=out[block])
+    >>> over_blocks(visit, rows=5, step=2)
     >>> out
     array([ 0.,  1.,  4.,  9., 16.])
     """
+    if rows <= step:
+        if rows:
+            visit(slice(0, rows))
+        return
     blocks = iter([slice(start, min(start + step, rows)) for start in range(0, rows, step)])
+
+    def work() -> None:
+        for block in blocks:  # whoever is ready takes the next
+            visit(block)
+
     others = min(_threads, -(-rows // step)) - 1
-    if others < 1:
-        return worker(blocks)
-    helping = [_helpers().submit(copy_context().run, worker, blocks) for _ in range(others)]
+    helping = [_helpers().submit(copy_context().run, work) for _ in range(others)]
     try:
-        worker(blocks)
+        work()
     finally:
         # one that has not begun has nothing left to do: waiting for it, where it waits for this thread, would not end
         begun = [task for task in helping if not task.cancel()]
@@ -100,3 +110,7 @@ _threads = _available()
 _pool: ThreadPoolExecutor | None = None
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # a child has the pool, but not its threads
+
+# glibc gives freed arrays back to the system, and a page that is touched anew costs more than the arithmetic on it. Of
+# the largest array that was ever freed, up to 32 MB, it learns to keep as much. Elsewhere this does nothing.
+np.empty(31 << 20, np.uint8)

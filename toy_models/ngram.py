@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
-from dpo_numpy.numerics import log_normalizer
 from dpo_numpy.preferences import Responses
 
 from ._scatter import add_rows
+from ._table import Counts, counts, log_probs, sums
 
 __all__ = ["NGram"]
 
@@ -159,44 +158,18 @@ class NGram:
 
         ∂/∂W[c] of Σ_y d_y log π(y|x) is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
         """
-        W, n = params["W"], self._counts(responses, rows)
-        lead, exp = (*W.shape[:-1], 1), np.array(W, order="C")
-        top, rest = (part.reshape(lead) for part in log_normalizer(exp))
-        table = (W - top) - rest
-        value = (n @ table.reshape(-1, n.shape[1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
-
-        def pullback(dvalue: Array) -> Params:
-            N = (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape)
-            dW, best = N - exp * (np.exp(-rest) * N.sum(axis=-1, keepdims=True)), W.real.argmax(axis=-1)[..., None]
-            # 1 - p of a token that is nearly certain, to its last digit: a row sums to 0
-            np.put_along_axis(dW, best, 0, axis=-1)
-            np.put_along_axis(dW, best, 0 - dW.sum(axis=-1, keepdims=True), axis=-1)
-            return {"W": dW.astype(dvalue.dtype, copy=False)}
-
-        return value, pullback
+        return log_probs(params["W"], self._counts(responses, rows))
 
     def reward(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
         """r(x, y) = Σ n_y(c, v) W(c, v): a reward that is added up along the way, ρ of `analytic.ngram`"""
-        W, n = params["W"], self._counts(responses, rows)
-        value = (n @ W.reshape(-1, n.shape[1]).T).T.astype(W.dtype, copy=False).reshape(*W.shape[:-2], len(rows))
+        return sums(params["W"], self._counts(responses, rows))
 
-        def pullback(dvalue: Array) -> Params:
-            return {"W": (n.T @ dvalue.reshape(-1, len(rows)).T).T.reshape(W.shape).astype(dvalue.dtype, copy=False)}
+    def _counts(self, responses: Responses, rows: Array) -> Counts:
+        def cells() -> tuple[Array, int]:
+            context = self._rows(responses.tokens)[_before(responses.mask)].astype(np.int64)
+            return context * self.vocab + responses.tokens[responses.mask], self.rows * self.vocab
 
-        return value, pullback
-
-    def _counts(self, responses: Responses, rows: Array) -> Any:
-        """n_y(c, v) of those rows."""
-        n = responses.memo((self, "counts"), lambda: self._all_counts(responses))
-        return n if np.array_equal(rows, np.arange(len(responses))) else n[rows]
-
-    def _all_counts(self, responses: Responses) -> Any:
-        """n_y(c, v) as a sparse (N, rows * V) matrix."""
-        mask = responses.mask
-        cell = self._rows(responses.tokens)[_before(mask)].astype(np.int64) * self.vocab + responses.tokens[mask]
-        response = np.repeat(np.arange(len(responses)), responses.length)
-        shape = len(responses), self.rows * self.vocab
-        return sparse.coo_array((np.ones(len(cell)), (response, cell)), shape).tocsr()
+        return counts(self, responses, rows, cells)
 
     def _rows(self, tokens: Array) -> Array:
         return self._longest(_contexts(tokens, self.vocab, self.order), self.order)
