@@ -104,9 +104,9 @@ $(PEERS)/%/ready:
 
 BENCH ?= .venv-bench
 
-# Libraries run on as many threads as they like, hence no OPENBLAS_NUM_THREADS. PIP_EXTRA_INDEX_URL: as for peers.
+# PIP_EXTRA_INDEX_URL: as for peers. ARGS="--only losses": a part; ARGS=--help lists the rest.
 bench: $(BENCH)/ready  ## measure beside torch, JAX, autograd and TRL: benchmarks/results.json, BENCHMARKS.md (idle machine)
-	env -u OPENBLAS_NUM_THREADS $(BENCH)/bin/python benchmarks/run.py $(ARGS)
+	$(BENCH)/bin/python benchmarks/run.py $(ARGS)
 
 $(BENCH)/ready: export PIP_CONSTRAINT :=
 $(BENCH)/ready: export PIP_BUILD_CONSTRAINT :=

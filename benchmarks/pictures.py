@@ -19,9 +19,9 @@ def curves(members: list[Mapping[str, Any]], axis: str, pick: Any) -> dict[str, 
     """{curve: [(size, quartiles of the ratio)]}; of several cases of one size the medians' least, median and most."""
     points: dict[str, dict[float, list[list[float]]]] = {}
     for result in members:
-        for label, peer in result["peers"].items():
+        for label, peer in result["peers"].items() if axis in result["params"] else ():
             curve = pick(result, label)
-            if "ratio" in peer and curve is not None and axis in result["params"]:
+            if "ratio" in peer and curve is not None:
                 points.setdefault(curve, {}).setdefault(result["params"][axis], []).append(peer["ratio"])
     return {curve: [(size, ratios[0] if len(ratios) == 1 else
                      np.percentile([r[1] for r in ratios], [0, 50, 100]).tolist())

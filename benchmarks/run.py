@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.harness import QUICK, Case, Failed, Unequal, Workers, measure, number, text_of, verdict  # noqa: E402
+from benchmarks.pictures import curves, draw  # noqa: E402
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "BENCHMARKS.md"
 LIBRARIES = ("numpy", "scipy", "torch", "jax", "jaxlib", "autograd", "trl")
@@ -118,11 +119,15 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     for result in results["cases"].values():
         groups.setdefault(result["group"], []).append(result)
     for group, members in groups.items():
-        table = getattr(import_module(members[0]["module"]), "table", None)
+        module = import_module(members[0]["module"])
+        table = getattr(module, "table", None)
         met = [verdict(peer["ratio"][1], peer["target"]) for result in members for peer in result["peers"].values()
                if "ratio" in peer and peer["target"] is not None]
         said = f"\n\nOf {len(met)} targets {met.count('met')} are met." if len(met) > 1 else ""
-        found[f"table: {group}"] = (table or plain)(members) + said
+        drawn = "".join(f"\n\n![Peer's time over ours, by {what}](benchmarks/scaling_{name}.png)"
+                        for name, (what, axis, pick) in getattr(module, "SCALING", {}).items()
+                        if curves(members, axis, pick))
+        found[f"table: {group}"] = (table or plain)(members) + said + drawn
     return found
 
 
@@ -169,12 +174,7 @@ def written(page: str, parts: Mapping[str, str]) -> str:
 def write(results: Mapping[str, Any]) -> None:
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     PAGE.write_text(written(PAGE.read_text("utf-8"), tables(results)), "utf-8")
-    try:
-        from benchmarks import pictures
-    except ImportError as e:
-        print(f"no pictures: {e}")
-    else:
-        pictures.draw(results, ROOT / "benchmarks")
+    draw(results, ROOT / "benchmarks")
 
 
 # ---- the command

@@ -104,8 +104,8 @@ import time
 from benchmarks.harness import Case, Run
 CASES = []
 
-def side(pause, value):
-    return lambda x: Run(lambda: time.sleep(pause), lambda: {"x": [x + value]}, units=2, facts={"note": "n"})
+def side(pause, value, units=1):
+    return lambda x: Run(lambda: time.sleep(pause), lambda: {"x": [x + value]}, units, {"note": "n"})
 
 def closed():
     open(f"{__file__}.closed", "a").write("x")
@@ -116,7 +116,7 @@ def absent(x):
 def broken(x):
     return 1 / 0
 
-SIDES = {"numpy": ("a", side(0.02, 0)), "slow": ("a", side(0.06, 0)), "off": ("a", side(0, 1)),
+SIDES = {"numpy": ("a", side(0.02, 0, units=2)), "slow": ("a", side(0.06, 0)), "off": ("a", side(0, 1)),
          "bound": ("a", lambda x: Run(lambda: None, None, close=closed)), "absent": ("b", absent),
          "broken": ("b", broken)}
 '''
@@ -144,8 +144,9 @@ def test_a_case_is_measured(module):
         assert len({worker.process.pid for worker in workers.known.values()}) == 2
     assert not any(worker.process.is_alive() for worker in workers.known.values())
     assert json.loads(json.dumps(result)) == result
-    assert result["seconds"]["numpy"][1] >= 0.01 and result["seconds"]["slow"][1] >= 0.03  # two units a run
-    assert result["peers"]["slow"]["ratio"][1] > 1.5 and result["peers"]["bound"]["ratio"][1] < 0.1
+    assert result["seconds"]["numpy"][1] >= 0.01 and result["seconds"]["slow"][1] >= 0.06
+    assert result["peers"]["slow"]["ratio"][1] > 3.5  # 6, less what a sleep takes longer; 3 without units
+    assert result["peers"]["bound"]["ratio"][1] < 0.1
     assert "no_such_library_at_all" in result["peers"]["absent"]["missing"]
     assert Path(sys.modules[module].__file__ + ".closed").read_text() == "x"
     assert result["rounds"] == 3 and result["params"] == {"x": 1} and result["facts"]["slow"] == {"note": "n"}
@@ -275,6 +276,22 @@ def test_the_table_of_losses_has_a_row_a_size_and_a_row_a_loss():
         "| dpo | 200 µs | 4.0 (2.0 to 8.0) | 20 (10 to 40) | 200 µs | **1.5 (0.75 to 3.0)** |  |",
         "| ipo | 200 µs | **1.0 (0.5 to 2.0)** |  |  |  |  |",
         "| sppo | 200 µs | 3.0 (1.5 to 6.0) |  |  |  |  |"]
+
+
+def test_a_group_that_is_drawn_shows_its_picture():
+    def parts(group, module):
+        member = {**of_loss("dpo", 32, torch=4.0), "group": group, "module": f"benchmarks.cases.{module}"}
+        return run.tables(results_of(member))[f"table: {group}"]
+
+    picture = "(benchmarks/scaling_losses.png)"
+    assert parts("losses", "losses").count(picture) == 1 and picture not in parts("imports", "imports")
+    assert "scaling_" not in parts("logits", "logits")  # whose picture is of another group
+
+
+def test_pictures_are_drawn_where_there_are_curves(tmp_path):
+    members = [{**of_loss("dpo", B, torch=4.0), "module": "benchmarks.cases.losses"} for B in (32, 64)]
+    pictures.draw(results_of(*members, result_of("x", "imports")), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scaling_losses.png"]
 
 
 def test_growth_is_the_slope_of_logarithms():

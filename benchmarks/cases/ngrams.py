@@ -7,6 +7,7 @@ up to a length. On one thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ def _cases() -> list[Case]:
             peers = {"one product": None, **({"sparse LU": None} if contexts <= MOST else {})}
             found.append(Case(f"order {order}, V = {V}", "n-grams", {"order": order, "V": V, "contexts": contexts},
                               targets=peers, rtol=1e-8, small={"V": 4, "contexts": 4 ** (order - 1)}))
+    if os.environ.get("DPO_NUMPY_DATA"):
+        found.append(Case("order 3", "n-grams: bytes of OASST's answers", {"small": False}, ours="contexts that occur",
+                          targets={"all contexts": None}, small={"small": True}))
     return [*found, Case("bigram, V = 8, to 6 tokens", "n-grams: enumeration", {"longest": 6},
                          targets={"enumeration": None}, small={"longest": 3})]
 
@@ -112,12 +116,40 @@ def enumerated(longest: int) -> Run:
     return Run(work, None, facts={"note": f"{strings:,} strings, a mass of {left:.1g} is longer"})
 
 
+def oasst(small: bool, seen: bool) -> Run:
+    """KL and E|y| of bytes, of the contexts that occur or of all: smoothing makes the answers differ"""
+    from analytic import ngram
+    from dpo_numpy.data import Bytes, load, to_preferences
+    from toy_models import NGram
+
+    path = os.path.join(os.environ["DPO_NUMPY_DATA"], "oasst_en_100_tree.jsonl.gz")
+    rows = [row._replace(prompt="") for row in load(path).rows][:20 if small else None]
+    responses, order = to_preferences(rows, Bytes()).responses, 2 if small else 3
+    policy = NGram.seen(257, order, responses) if seen else NGram(257, order)
+    p, q = (np.exp(policy.fit(responses, smoothing=s)["W"]) for s in (1.0, 10.0))
+    where = {"following": policy.following(), "start": policy.start} if policy.contexts else {}
+
+    def work() -> tuple[float, float]:
+        return ngram.kl(p, q, **where), ngram.expected_length(p, **where)
+
+    return Run(work, (lambda: {"KL, E|y|": work()}) if seen else None, facts={"note": f"{len(p):,} contexts"})
+
+
+def those_that_occur(small: bool) -> Run:
+    return oasst(small, seen=True)
+
+
+def all_of_them(small: bool) -> Run:
+    return oasst(small, seen=False)
+
+
 def either(**params: int) -> Run:
     return solved(**params) if "longest" in params else ours(**params)
 
 
 SIDES = {"numpy": ("numpy/1", either), "one product": ("numpy/1", product), "sparse LU": ("scipy/1", by_sparse_lu),
-         "enumeration": ("numpy/1", enumerated)}
+         "enumeration": ("numpy/1", enumerated), "contexts that occur": ("numpy/1", those_that_occur),
+         "all contexts": ("numpy/1", all_of_them)}
 CASES = _cases()
 SCALING = {"ngrams": ("contexts", "contexts", lambda result, label: f"{label}, order {result['params']['order']}")}
 
