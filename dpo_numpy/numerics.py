@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["bernoulli_kl", "exact_product", "exp_minus_1_minus", "exp_times", "kl_terms", "log_normalizer",
-           "log_sigmoid", "log_sigmoid_difference", "log_softmax", "sigmoid", "sigmoid_difference"]
+           "log_sigmoid", "log_sigmoid_difference", "log_softmax", "row_sums", "sigmoid", "sigmoid_difference"]
 
 Array = NDArray[Any]
 
@@ -148,10 +148,11 @@ def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
             np.where(near, q * np.expm1(small), p - q))
 
 
-def log_normalizer(x: Array, out: Array | None = None) -> tuple[Array, Array]:
+def log_normalizer(x: Array, out: Array | None = None, best: Array | None = None) -> tuple[Array, Array]:
     """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis, row after row: (rows,)
 
-    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous.
+    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous. `best` receives
+    where the largest stand in x.reshape(-1), (rows,).
 
     rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded
     at 1, would lose it.
@@ -159,15 +160,26 @@ def log_normalizer(x: Array, out: Array | None = None) -> tuple[Array, Array]:
     V = x.shape[-1]
     x = x.reshape(-1, V)
     out = x if out is None else out.reshape(-1, V)
-    best = x.real.argmax(axis=-1)
+    best = x.real.argmax(axis=-1, out=best)
     best += np.arange(0, x.size, V)
     top, flat = x.reshape(-1).take(best), out.reshape(-1)
     np.exp(np.subtract(x, top[:, None], out=out), out=out)
     flat[best] = 0
-    # along short rows NumPy's pairwise sum takes twice the time of BLAS; along long ones BLAS adds in too few places
-    rest = np.vecdot(np.ones(V, x.dtype), out) if V <= 512 else out.sum(axis=-1)
+    rest = row_sums(out)
     flat[best] = 1
     return top, np.log1p(rest, out=rest)
+
+
+def row_sums(x: Array) -> Array:
+    """Σᵥ xᵥ over the last axis
+
+    Along short rows NumPy's pairwise sum takes twice the time of BLAS; along long ones BLAS adds in too few places.
+
+    >>> row_sums(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([3., 7.])
+    """
+    V = x.shape[-1]
+    return np.asarray(np.vecdot(np.ones(V, x.dtype), x) if V <= 512 else x.sum(axis=-1))
 
 
 def log_softmax(logits: Array) -> Array:

@@ -57,9 +57,11 @@ def over_blocks(worker: Callable[[Iterator[slice]], None], rows: int, step: int)
     >>> out
     array([ 0.,  1.,  4.,  9., 16.])
     """
+    if rows <= step:
+        return worker(iter([slice(0, rows)] if rows else []))
     blocks = iter([slice(start, min(start + step, rows)) for start in range(0, rows, step)])
     others = min(_threads, -(-rows // step)) - 1
-    if others < 1:
+    if not others:
         return worker(blocks)
     helping = [_helpers().submit(copy_context().run, worker, blocks) for _ in range(others)]
     try:

@@ -109,6 +109,11 @@ class Responses:
         at = np.arange(self.tokens.shape[1])
         return self.memo("whole", lambda: (at > 0) & (at < self.width[:, None]))
 
+    @property
+    def every(self) -> Array:
+        """The number of each row, (N,) integers."""
+        return self.memo("every", lambda: np.arange(len(self)))
+
     def with_facts(self, **facts: ArrayLike) -> Responses:
         """The same responses, told more: arrays (N,) or (N, T) by name."""
         told = replace(self, facts={**self.facts, **{name: np.asarray(fact) for name, fact in facts.items()}})
@@ -155,6 +160,7 @@ class Preferences:
     index: Array
     weight: Array = None  # type: ignore[assignment]  # an array from __post_init__ on
     facts: Mapping[str, Any] = field(default_factory=dict)
+    _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         index = np.asarray(self.index)
@@ -233,7 +239,7 @@ class Preferences:
         """
         from .gradient import read
 
-        every = np.arange(len(self.responses))
+        every = self.responses.every
         stored = [name for name in readings or ("logp",) if name != "kl"]
         values, _ = read(policy, params, self.responses, every, stored)
         responses = self.responses.with_facts(**{f"ref_{name}": value for name, value in values.items()})
@@ -259,6 +265,25 @@ class Preferences:
             absent = (self.index < 0).reshape(self.index.shape + (1,) * (gathered.ndim - 2))
             gathered = np.where(absent, np.ones((), gathered.dtype), gathered)
         return gathered
+
+    def distinct(self) -> tuple[Array, Array]:
+        """(rows, where): the n responses that are compared, each once and in their order, and (B, K) the place of each
+        among them, -1 where there is none
+        """
+        def build() -> tuple[Array, Array]:
+            present = self.index >= 0
+            rows, inverse = np.unique(self.index[present], return_inverse=True)
+            where = np.full(self.index.shape, -1)
+            where[present] = inverse
+            return (self.responses.every if len(rows) == len(self.responses) else rows), where
+
+        return self.memo("distinct", build)
+
+    def memo(self, key: Hashable, build: Callable[[], Built]) -> Built:
+        """What was derived from these comparisons before, or `build()`, kept from now on."""
+        if key not in self._memo:
+            self._memo[key] = build()
+        return self._memo[key]  # type: ignore[no-any-return]
 
     def slice(self, rows: Array) -> Preferences:
         """Some of the comparisons with the weights they have here: parts add up to the whole."""

@@ -303,6 +303,57 @@ def test_memory_is_a_blocks_whatever_the_size_of_the_data():
     assert large - small < 500 * (1024 - 128)  # the data themselves, 300 bytes a response; its logits are 16,384
 
 
+def test_what_does_not_change_from_step_to_step_is_found_once(monkeypatch):
+    """Distinct responses, their places, an n-gram's counts, the padded blocks of a policy that walks"""
+    counts = {"unique": 0, "take": 0, "all_counts": 0}
+
+    def counting(owner, name, key):
+        plain = getattr(owner, name)
+
+        def counted(*args, **how):
+            counts[key] += 1
+            return plain(*args, **how)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    counting(np, "unique", "unique"), counting(dn.Responses, "take", "take")
+    counting(NGram, "_all_counts", "all_counts")
+    batch = Preferences.of([[0]] * 3, [[1, 2, 0], [2, 0], [1, 0]], [[2, 0], [1, 0], [1, 1, 1, 0]])
+    for policy in (NGram(vocab=3), Plain(NGram(vocab=3))):
+        params = {"W": np.zeros((3, 3))}
+        told = batch.with_reference(policy, params)
+        counts.update(dict.fromkeys(counts, 0))
+        for step in dn.train(policy, params, [told] * 5, dn.LOSSES["dpo"](), dn.sgd(lr=1.0)):
+            params = step.params
+        assert counts == {"unique": 1, "take": 0, "all_counts": 0}, policy
+        later = told.with_facts(margin=0.0)
+        assert value_and_grad(policy, params, later, dn.LOSSES["dpo"]())[0] == pytest.approx(
+            value_and_grad(policy, params, told, dn.LOSSES["dpo"]())[0], rel=1e-15)
+
+
+def test_a_step_of_an_n_gram_costs_the_table_and_the_pairs_not_the_tokens(monkeypatch):
+    """Exponentials: one an entry of the table and one a context, and one or two a pair, however long the responses"""
+    taken, exp = [], np.exp
+
+    def counting(x, *args, **how):
+        taken.append(np.size(x))
+        return exp(x, *args, **how)
+
+    def spent(length):
+        rng, policy, pairs = np.random.default_rng(0), NGram(vocab=5), 7
+        told = Preferences.of([[0]] * pairs, *(rng.integers(1, 5, size=(pairs, length)).tolist() for _ in range(2)))
+        params = policy.init(rng)
+        told = told.with_reference(policy, params)
+        taken.clear()
+        value_and_grad(policy, params, told, dn.LOSSES["dpo"]())
+        return sum(taken) - 5 * 5 - 5, pairs
+
+    monkeypatch.setattr(np, "exp", counting)
+    for length in (3, 300):
+        of_pairs, pairs = spent(length)
+        assert of_pairs in (pairs, 2 * pairs)
+
+
 # ---- the same another way
 
 @pytest.mark.parametrize("policy", sorted({"bigram", "trigram", "unigram", "seen"}))

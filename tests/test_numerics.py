@@ -15,6 +15,7 @@ from dpo_numpy.numerics import (
     log_sigmoid,
     log_sigmoid_difference,
     log_softmax,
+    row_sums,
     sigmoid,
     sigmoid_difference,
 )
@@ -209,6 +210,34 @@ def test_log_normalizer_overwrites(dtype):
     assert top.tolist() == [3, 0]
     np.testing.assert_allclose(rest, np.log(np.exp(before - top[:, None]).sum(axis=1)), rtol=4 * np.finfo(dtype).eps)
     np.testing.assert_array_equal(x, np.exp(before - top[:, None]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_log_normalizer_may_leave_its_input_alone(dtype):
+    x = np.random.default_rng(5).normal(size=(2, 3, 5)).astype(dtype)
+    before, out, best = x.copy(), np.empty_like(x), np.empty(6, np.intp)
+    top, rest = log_normalizer(x, out, best)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(x.reshape(-1)[best], x.reshape(6, 5).max(axis=1))
+    for found, expected in zip((top, rest), log_normalizer(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize("V", [1, 3, 512, 513, 5000])
+@pytest.mark.parametrize("dtype", [*DTYPES, np.complex128])
+def test_row_sums(dtype, V):
+    x = np.random.default_rng(6).random(size=(2, 3, V)).astype(dtype)
+    x = x + 1j * x[::-1] if dtype is np.complex128 else x
+    found = row_sums(x)
+    with mp.workdps(40):
+        for at in np.ndindex(2, 3):
+            exact = sum(map(oracle.number, x[at].real))
+            # V roundings of numbers up to V, in any order; they err to either side
+            room = 4 * V**1.5 * float(np.finfo(dtype).eps)
+            assert abs(oracle.number(found[at].real) - exact) < room
+    if dtype is np.complex128:
+        np.testing.assert_allclose(found.imag, found[::-1].real, rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
