@@ -305,7 +305,7 @@ def test_memory_is_a_blocks_whatever_the_size_of_the_data():
 
 def test_what_does_not_change_from_step_to_step_is_found_once(monkeypatch):
     """Distinct responses, their places, an n-gram's counts, the padded blocks of a policy that walks"""
-    counts = {"unique": 0, "take": 0, "all_counts": 0}
+    counts = {"unique": 0, "take": 0, "contexts": 0}
 
     def counting(owner, name, key):
         plain = getattr(owner, name)
@@ -317,15 +317,16 @@ def test_what_does_not_change_from_step_to_step_is_found_once(monkeypatch):
         monkeypatch.setattr(owner, name, counted)
 
     counting(np, "unique", "unique"), counting(dn.Responses, "take", "take")
-    counting(NGram, "_all_counts", "all_counts")
+    counting(NGram, "_rows", "contexts")
     batch = Preferences.of([[0]] * 3, [[1, 2, 0], [2, 0], [1, 0]], [[2, 0], [1, 0], [1, 1, 1, 0]])
-    for policy in (NGram(vocab=3), Plain(NGram(vocab=3))):
+    ngram = NGram(vocab=3)
+    for policy in (ngram, Plain(ngram)):
         params = {"W": np.zeros((3, 3))}
         told = batch.with_reference(policy, params)
         counts.update(dict.fromkeys(counts, 0))
         for step in dn.train(policy, params, [told] * 5, dn.LOSSES["dpo"](), dn.sgd(lr=1.0)):
             params = step.params
-        assert counts == {"unique": 1, "take": 0, "all_counts": 0}, policy
+        assert counts == {"unique": 1, "take": 0, "contexts": 0 if policy is ngram else 5}, policy
         later = told.with_facts(margin=0.0)
         assert value_and_grad(policy, params, later, dn.LOSSES["dpo"]())[0] == pytest.approx(
             value_and_grad(policy, params, told, dn.LOSSES["dpo"]())[0], rel=1e-15)
@@ -356,7 +357,7 @@ def test_a_step_of_an_n_gram_costs_the_table_and_the_pairs_not_the_tokens(monkey
 
 # ---- the same another way
 
-@pytest.mark.parametrize("policy", sorted({"bigram", "trigram", "unigram", "seen"}))
+@pytest.mark.parametrize("policy", sorted({"bigram", "trigram", "unigram", "seen", "tabular"}))
 @pytest.mark.parametrize("magnitude", [1.0, 10.0, 40.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_log_probs_from_counts_are_those_of_the_generic_path(policy, magnitude, dtype, rng):
@@ -380,7 +381,8 @@ def test_the_gradient_of_a_nearly_certain_token_keeps_its_digits(gap):
     responses = pad([([0], [0]), ([0], [0])])
     W = np.array([[gap, 0.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     rest = np.exp(-gap) * (1 + np.exp(0.5))
-    for policy in (NGram(vocab=3), Plain(NGram(vocab=3))):
+    ngram = NGram(vocab=3)
+    for policy in (ngram, Plain(ngram)):
         _, back = read(policy, {"W": W}, responses, np.arange(2), ["logp"])
         got = back({"logp": np.array([2.0, 1.0])})["W"]
         expected = 3 / (1 + rest) * np.exp(-gap) * np.array([1 + np.exp(0.5), -1, -np.exp(0.5)])

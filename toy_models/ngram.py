@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
-from dpo_numpy.numerics import log_normalizer, row_sums
-from dpo_numpy.parallel import over_blocks
 from dpo_numpy.preferences import Responses
 
 from ._scatter import add_rows
+from ._table import Counts, counts, log_probs, sums
 
 __all__ = ["NGram"]
 
 Array = NDArray[Any]
 Params = dict[str, Array]
-
-CELLS = 1 << 14  # entries of a table in a block for one thread, where there are many contexts or replicates
 
 
 class NGram:
@@ -162,61 +158,18 @@ class NGram:
 
         ∂/∂W[c] of Σ_y d_y log π(y|x) is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
         """
-        W, (n, back) = params["W"], self._counts(responses, rows)
-        logits = W.reshape(-1, self.vocab)
-        exp, table = np.empty(logits.shape, W.dtype), np.empty(logits.shape, W.dtype)
-        rest, best = np.empty(len(logits), W.dtype), np.empty(len(logits), np.intp)
-
-        def normalize(contexts: Iterator[slice]) -> None:
-            for c in contexts:
-                top, rest[c] = log_normalizer(logits[c], exp[c], best[c])
-                np.subtract(logits[c], top[:, None], out=table[c])
-                table[c] -= rest[c, None]
-
-        over_blocks(normalize, len(logits), max(1, CELLS // self.vocab))
-
-        def pullback(dvalue: Array) -> Params:
-            dW = _times(back, dvalue).reshape(exp.shape)
-
-            def through(contexts: Iterator[slice]) -> None:
-                for c in contexts:
-                    N = dW[c]
-                    N -= exp[c] * (np.exp(-rest[c]) * row_sums(N))[:, None]
-                    # 1 - p of a token that is nearly certain, to its last digit: a row sums to 0
-                    flat = N.reshape(-1)
-                    flat[best[c]] = 0
-                    flat[best[c]] = 0 - row_sums(N)
-
-            over_blocks(through, len(dW), max(1, CELLS // self.vocab))
-            return {"W": dW.reshape(W.shape).astype(dvalue.dtype, copy=False)}
-
-        return _times(n, table.reshape(*W.shape[:-2], -1)).astype(W.dtype, copy=False), pullback
+        return log_probs(params["W"], self._counts(responses, rows))
 
     def reward(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
         """r(x, y) = Σ n_y(c, v) W(c, v): a reward that is added up along the way, ρ of `analytic.ngram`"""
-        W, (n, back) = params["W"], self._counts(responses, rows)
+        return sums(params["W"], self._counts(responses, rows))
 
-        def pullback(dvalue: Array) -> Params:
-            return {"W": _times(back, dvalue).reshape(W.shape).astype(dvalue.dtype, copy=False)}
+    def _counts(self, responses: Responses, rows: Array) -> Counts:
+        def cells() -> tuple[Array, int]:
+            context = self._rows(responses.tokens)[_before(responses.mask)].astype(np.int64)
+            return context * self.vocab + responses.tokens[responses.mask], self.rows * self.vocab
 
-        return _times(n, W.reshape(*W.shape[:-2], -1)).astype(W.dtype, copy=False), pullback
-
-    def _counts(self, responses: Responses, rows: Array) -> tuple[Any, Any]:
-        """n_y(c, v) of those rows, and its transpose."""
-        n, back = responses.memo((self, "counts"), lambda: self._all_counts(responses))
-        if rows is responses.every or np.array_equal(rows, responses.every):
-            return n, back
-        part = n[rows]
-        return part, part.T
-
-    def _all_counts(self, responses: Responses) -> tuple[Any, Any]:
-        """n_y(c, v) as a sparse (N, rows * V) matrix, and its transpose, both by rows."""
-        mask = responses.mask
-        cell = self._rows(responses.tokens)[_before(mask)].astype(np.int64) * self.vocab + responses.tokens[mask]
-        response = np.repeat(np.arange(len(responses)), responses.length)
-        shape = len(responses), self.rows * self.vocab
-        n = sparse.coo_array((np.ones(len(cell)), (response, cell)), shape).tocsr()
-        return n, n.T.tocsr()
+        return counts(self, responses, rows, cells)
 
     def _rows(self, tokens: Array) -> Array:
         return self._longest(_contexts(tokens, self.vocab, self.order), self.order)
@@ -246,21 +199,6 @@ def _contexts(tokens: Array, vocab: int, order: int) -> Array:
         ids += earlier * vocab ** j
         visible &= earlier != 0
     return ids
-
-
-def _times(matrix: Any, x: Array) -> Array:
-    """matrix @ x over the last axis of x (..., n)"""
-    if x.ndim == 1:
-        return np.asarray(matrix @ x)
-    out = np.empty((*x.shape[:-1], matrix.shape[0]), np.result_type(matrix.dtype, x.dtype))
-    rows, found = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
-
-    def worker(blocks: Iterator[slice]) -> None:
-        for block in blocks:
-            found[block] = (matrix @ rows[block].T).T
-
-    over_blocks(worker, len(rows), max(1, CELLS // max(matrix.shape)))
-    return out
 
 
 def _before(mask: Array) -> Array:

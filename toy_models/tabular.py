@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpo_numpy.preferences import Responses
+
 from ._scatter import add_rows
+from ._table import counts, log_probs
 
 __all__ = ["Tabular"]
 
@@ -39,9 +42,7 @@ class Tabular:
 
     def logits(self, params: dict[str, Array], tokens: Array) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         """W[x] at each position of tokens (N, 2), (..., N, 2, V); and dlogits -> dparams"""
-        W, prompt = params["W"], tokens[..., 0]
-        if prompt.max(initial=0) >= W.shape[-2]:
-            raise ValueError(f"tokens hold prompt {prompt.max()}; expected ids below the table's {W.shape[-2]} prompts")
+        W, prompt = params["W"], self._prompts(params["W"], tokens)
         rows = np.take(W, prompt, axis=-2)
         shape = (*rows.shape[:-1], tokens.shape[-1], W.shape[-1])
 
@@ -50,3 +51,19 @@ class Tabular:
             return {"W": add_rows(each, prompt.reshape(-1), W.shape[-2])}
 
         return np.broadcast_to(rows[..., None, :], shape), pullback
+
+    def logp(self, params: dict[str, Array], responses: Responses, rows: Array
+             ) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """log π(y|x), (..., n), by one softmax a prompt; and its pullback"""
+        C, V = params["W"].shape[-2:]
+
+        def cells() -> tuple[Array, int]:
+            return self._prompts(params["W"], responses.tokens) * V + responses.tokens[:, 1], C * V
+
+        return log_probs(params["W"], counts((self, C, V), responses, rows, cells))
+
+    def _prompts(self, W: Array, tokens: Array) -> Array:
+        prompt = tokens[..., 0]
+        if prompt.max(initial=0) >= W.shape[-2]:
+            raise ValueError(f"tokens hold prompt {prompt.max()}; expected ids below the table's {W.shape[-2]} prompts")
+        return np.asarray(prompt)
