@@ -10,7 +10,7 @@ token by what all tokens of a sequence add up to, as DPO does, the value must be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,17 +55,16 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     d = np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
     scored = np.empty(len(where), logits.dtype)
 
-    def worker(blocks: Iterator[slice]) -> None:
-        for block in blocks:
-            rows = _run(where[block])
-            if isinstance(rows, slice):
-                scored[block] = _token_logp_grad(flat[rows], target[block], d[block], dflat[rows])
-            else:
-                x = flat[rows]
-                scored[block] = _token_logp_grad(x, target[block], d[block], x)
-                dflat[rows] = x
+    def visit(block: slice) -> None:
+        rows = _run(where[block])
+        if isinstance(rows, slice):
+            scored[block] = _token_logp_grad(flat[rows], target[block], d[block], dflat[rows])
+        else:
+            x = flat[rows]
+            scored[block] = _token_logp_grad(x, target[block], d[block], x)
+            dflat[rows] = x
 
-    over_blocks(worker, len(where), max(1, readings.BLOCK // V))
+    over_blocks(visit, len(where), max(1, readings.BLOCK // V))
     value.reshape(-1)[where + 1] = scored
     silent = np.ones(len(dflat), bool)
     silent[where] = False
@@ -97,12 +96,11 @@ def head_logp(hidden: Array, head: Array, tokens: Array, mask: Array, cells: int
         x = np.matmul(h[block], head, out=logits[:len(where[block])])
         picked = x.reshape(-1).take(readings._at(target[block], x))
 
-        def worker(parts: Iterator[slice], x: Array = x, picked: Array = picked, into: Array = scored[block]) -> None:
-            for part in parts:
-                top, rest = log_normalizer(x[part])
-                into[part] = (picked[part] - top) - rest
+        def visit(part: slice, x: Array = x, picked: Array = picked, into: Array = scored[block]) -> None:
+            top, rest = log_normalizer(x[part])
+            into[part] = (picked[part] - top) - rest
 
-        over_blocks(worker, len(x), max(1, readings.BLOCK // V))
+        over_blocks(visit, len(x), max(1, readings.BLOCK // V))
     value.reshape(-1)[where + 1] = scored
 
     def pullback(dvalue: Array) -> tuple[Array, Array]:
@@ -142,12 +140,11 @@ def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalu
         block = slice(start, start + step)
         x = np.matmul(h[block], head, out=logits[:len(where[block])])
 
-        def worker(parts: Iterator[slice], x: Array = x, target: Array = target[block], d: Array = d[block],
-                   into: Array = scored[block]) -> None:
-            for part in parts:
-                into[part] = _token_logp_grad(x[part], target[part], d[part], x[part])
+        def visit(part: slice, x: Array = x, target: Array = target[block], d: Array = d[block],
+                  into: Array = scored[block]) -> None:
+            into[part] = _token_logp_grad(x[part], target[part], d[part], x[part])
 
-        over_blocks(worker, len(x), max(1, readings.BLOCK // V))
+        over_blocks(visit, len(x), max(1, readings.BLOCK // V))
         np.matmul(x, head.T, out=dh[block])
         for left in range(0, V, TILE):  # what is added to dhead is added while it is in the cache
             part = tile[:, :V - left]

@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .numerics import (
+    at_most_0,
     bernoulli_kl,
     exact_product,
     exp_times,
     log_sigmoid,
+    log_sigmoid_and_slope,
     log_sigmoid_difference,
-    sigmoid,
+    log_sigmoids,
     sigmoid_difference,
+    sigmoids,
+    signed_gap,
 )
 from .scores import Values
 
@@ -51,19 +55,22 @@ class Link(NamedTuple):
 
 def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tuple[Array, Array]:
     """φ(h) = -(1-ε) log σ(z) - ε log σ(-z),   φ'(h) = β (ε σ(z) - (1-ε) σ(-z)),   z = βh - offset"""
-    value, slope = balanced(beta * h - offset, 1 - eps, eps, _turn(eps))
-    return value, beta * slope
+    z = beta * h - offset if offset else beta * h
+    if eps:
+        value, slope = balanced(z, 1 - eps, eps, _turn(eps))
+        return value, beta * slope
+    log_p, not_p = log_sigmoid_and_slope(z)
+    return -log_p, -beta * not_p
 
 
 def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
     """φ(z) = -p log σ(z) - q log σ(-z),   φ'(z) = q σ(z) - p σ(-z),   0 at the root log(p/q); p = `up`, q = `down`"""
     if root is None:  # q = 0
-        return -up * log_sigmoid(z), -up * sigmoid(-z)
-    # where the two terms of φ' cancel; in the distance d from the root nothing does
-    d = _beyond(z, root)
-    below = d.real < 0
-    pull = np.where(below, up * sigmoid(-z), -down * sigmoid(z)) * np.expm1(np.where(below, d, -d))
-    return -up * log_sigmoid(z) - down * log_sigmoid(-z), pull
+        log_p, not_p = log_sigmoid_and_slope(z)
+        return -up * log_p, -up * not_p
+    (log_p, log_not_p), (p, not_p) = log_sigmoids(z)
+    # the two terms of φ' may cancel; in the distance from the root nothing does
+    return -up * log_p - down * log_not_p, signed_gap(down * p, up * not_p, _beyond(z, root))
 
 
 def _turn(eps: float) -> float | None:
@@ -75,6 +82,8 @@ def _turn(eps: float) -> float | None:
 
 def _beyond(z: Array, root: Any) -> Array:
     """z - root, whose root may be known to more digits than z has room for"""
+    if z.real.dtype.itemsize >= np.asarray(root).itemsize:
+        return np.asarray(z - root)
     near = np.asarray(root, z.real.dtype)
     rest = np.where(np.isinf(near), 0, root) - np.where(np.isinf(near), 0, near)
     distance: Array = (z - near) - rest.astype(near.dtype)
@@ -84,7 +93,8 @@ def _beyond(z: Array, root: Any) -> Array:
 def robust(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = [ε log σ(-z) - (1-ε) log σ(z)] / (1-2ε) = -log σ(z) - cz,   φ'(h) = -β (σ(-z) + c),   c = ε/(1-2ε)"""
     z, c = beta * h, eps / (1 - 2 * eps)
-    return -log_sigmoid(z) - c * z, -beta * (sigmoid(-z) + c)
+    log_p, not_p = log_sigmoid_and_slope(z)
+    return -log_p - c * z, -beta * (not_p + c)
 
 
 def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[Array, Array]:
@@ -92,38 +102,41 @@ def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[A
     extra, lost = exact_product(alpha, length[..., 0] - length[..., 1])
     z = beta * h + extra
     lost = lost + (beta * h - (z - extra))  # what the sum was rounded by; where βh is the larger, its own ulp is more
-    return -log_sigmoid(z) - sigmoid(-z) * lost, -beta * sigmoid(-z) * (1 - sigmoid(z) * lost)
+    log_p, not_p = log_sigmoid_and_slope(z)
+    return -log_p - not_p * lost, -beta * not_p * (1 - (1 - not_p) * lost)
 
 
 def squared(h: Array, target: float) -> tuple[Array, Array]:
     """φ(h) = (h - target)²,   φ'(h) = 2 (h - target)"""
-    return (h - target) ** 2, 2 * (h - target)
+    d = h - target
+    return d * d, 2 * d
 
 
 def hinge(h: Array, beta: float, delta: float = 1.0) -> tuple[Array, Array]:
     """φ(h) = max(0, δ - βh),   φ'(h) = -β where βh < δ, else 0 (at the kink too)"""
-    slack = delta - beta * h
-    met = slack.real <= 0
-    return np.where(met, 0, slack), np.where(met, 0, -beta).astype(h.dtype)
+    z = beta * h - delta
+    return -at_most_0(z), np.multiply(~(z.real >= 0), -beta, dtype=h.dtype)
 
 
 def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = KL(σ(z) || 1-ε),   φ'(h) = β σ(z) σ(-z) (z - z₀),   z = βh, z₀ = log((1-ε)/ε)"""
     z, target = beta * h, _turn(eps)
-    return bernoulli_kl(z, np.asarray(target, h.real.dtype)), beta * sigmoid(z) * sigmoid(-z) * _beyond(z, target)
+    near = np.full((1,) * z.ndim, target, z.real.dtype)
+    x = _, (p, not_p) = log_sigmoids(z)
+    return bernoulli_kl(x, log_sigmoids(near), z - near), beta * p * not_p * _beyond(z, target)
 
 
 def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
     """φ(h) = -(1-m) log σ(x) + m e⁻ˣ,   φ'(h) = β ((1-m) [m (e⁻ˣ + log σ(x))/τ - σ(-x)] - m e⁻ˣ),   m = σ(x/τ)"""
     x, tau = beta * h, _not_zero(tau, h)
-    wrong = x.real < 0
     with np.errstate(over="ignore"):  # τ > 1, x far below 0: the loss itself is beyond the largest number
-        m, rest = sigmoid(x / tau), sigmoid(-x / tau)
-        decay = np.exp(np.where(wrong, x / tau * (1 - tau), -x)) * np.where(wrong, rest, m)  # m e⁻ˣ
-        beyond = np.isinf(decay)
-        bend = np.where(beyond, 0, decay) + m * log_sigmoid(x)
-        slope = beta * (rest * bend / tau - rest * sigmoid(-x) - decay)
-    return -rest * log_sigmoid(x) + decay, slope
+        at = x / tau
+        m, rest = sigmoids(at)
+        decay = np.exp(np.minimum(at * (1 - tau), -x)) * np.maximum(m, rest)  # m e⁻ˣ; below 0, e^(x/τ - x) (1 - m)
+        log_p, not_p = log_sigmoid_and_slope(x)
+        bend = np.where(np.isinf(decay), 0, decay) + m * log_p
+        slope = beta * (rest * bend / tau - rest * not_p - decay)
+    return -rest * log_p + decay, slope
 
 
 def weighted(h: Array, w: Array, beta: float, clamp: bool) -> tuple[Array, Array]:
@@ -151,38 +164,43 @@ def reward_distance(h: Array, reward: Array, beta: float, eta: float, distance: 
 
     in this order of `distance`;   z = βh, t = η (reward_w - reward_l)
     """
-    z, t = beta * h, eta * (reward[..., 0] - reward[..., 1])
+    z, t = beta * h, np.broadcast_to(eta * (reward[..., 0] - reward[..., 1]), h.shape)
+    d = z - t
+    if distance == "squared":
+        return d * d, 2 * beta * d
+    x = _, (p, not_p) = log_sigmoids(z)
+    target = _, (q, not_q) = log_sigmoids(t)
     if distance == "kl":
-        return bernoulli_kl(t, z), beta * sigmoid_difference(z, t, z - t)
-    if distance == "reverse_kl":
-        return bernoulli_kl(z, t), beta * sigmoid(z) * sigmoid(-z) * (z - t)
-    return (z - t) ** 2, 2 * beta * (z - t)
+        return bernoulli_kl(target, x, -d), beta * sigmoid_difference((p, not_p), (q, not_q), d)
+    return bernoulli_kl(x, target, d), beta * p * not_p * d
 
 
 def shifted(h: Array, margin: Array) -> tuple[Array, Array]:
     """φ(h) = -log σ(h - m),   φ'(h) = -σ(m - h),   m = `margin`"""
-    return logistic(h - margin, 1.0)
+    log_p, not_p = log_sigmoid_and_slope(h - margin)
+    return -log_p, -not_p
 
 
 # ---- kernels of two scores: value, (slope, slope)
 
 def dpop(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Array, Array]]:
     """φ(a, b) = -log σ(β (a - b - λ max(0, -a))),   ∂a = φ' (1 + λ [a < 0]),   ∂b = -φ'"""
-    below = a.real < 0
-    value, slope = logistic(a - b + lam * np.where(below, a, 0), beta)
-    return value, (slope * np.where(below, 1 + lam, 1).astype(slope.dtype), -slope)
+    value, slope = logistic(a - b + lam * at_most_0(a), beta)
+    return value, (slope * (1 + np.multiply(a.real < 0, lam, dtype=slope.dtype)), -slope)
 
 
 def nca(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(x) - ½ log σ(-x) - ½ log σ(-y),   ∂a = β (½ σ(x) - σ(-x)),   ∂b = ½ β σ(y),   x = βa, y = βb"""
     value, slope = balanced(beta * a, 1.0, 0.5, math.log(2))
-    return value - 0.5 * log_sigmoid(-beta * b), (beta * slope, 0.5 * beta * sigmoid(beta * b))
+    log_not_q, q = log_sigmoid_and_slope(-beta * b)
+    return value - 0.5 * log_not_q, (beta * slope, 0.5 * beta * q)
 
 
 def bco(a: Array, b: Array, delta: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(x) - log σ(-y),   ∂a = -β σ(-x),   ∂b = β σ(y),   x = βa - δ, y = βb - δ"""
-    x, y = beta * a - delta, beta * b - delta
-    return -log_sigmoid(x) - log_sigmoid(-y), (-beta * sigmoid(-x), beta * sigmoid(y))
+    log_p, not_p = log_sigmoid_and_slope(beta * a - delta)
+    log_not_q, q = log_sigmoid_and_slope(delta - beta * b)
+    return -log_p - log_not_q, (-beta * not_p, beta * q)
 
 
 def squares(a: Array, b: Array, target: float) -> tuple[Array, tuple[Array, Array]]:
@@ -199,24 +217,25 @@ def win_rates(a: Array, b: Array, win_rate: Array, beta: float) -> tuple[Array, 
 
 def apo_zero(a: Array, b: Array, beta: float, plus_one: bool) -> tuple[Array, tuple[Array, Array]]:
     """φ = σ(y) - σ(x) (+ 1),   ∂a = -β σ(x) σ(-x),   ∂b = β σ(y) σ(-y),   x = βa, y = βb"""
-    x, y = beta * a, beta * b
-    value = sigmoid(-x) + sigmoid(y) if plus_one else sigmoid_difference(y, x, beta * (b - a))
-    return value, (-beta * sigmoid(x) * sigmoid(-x), beta * sigmoid(y) * sigmoid(-y))
+    (p, not_p), (q, not_q) = sigmoids(beta * a), sigmoids(beta * b)
+    value = not_p + q if plus_one else sigmoid_difference((q, not_q), (p, not_p), beta * (b - a))
+    return value, (-beta * p * not_p, beta * q * not_q)
 
 
 def apo_down(a: Array, b: Array, beta: float, plus_one: bool) -> tuple[Array, tuple[Array, Array]]:
     """φ = σ(x) - σ(z) (+ 1),   ∂a = β (σ(x) - σ(z)) (σ(-x) - σ(z)),   ∂b = β σ(z) σ(-z),   x = βa, z = β (a - b)"""
-    x, z = beta * a, beta * (a - b)
-    gap = sigmoid_difference(x, z, beta * b)
+    (p, not_p), (q, not_q) = sigmoids(beta * a), sigmoids(beta * (a - b))
+    gap = sigmoid_difference((p, not_p), (q, not_q), beta * b)
     # σ'(x) - σ'(z), as a product
-    up = gap * sigmoid_difference(-x, z, -beta * (2 * a - b))
-    return sigmoid(x) + sigmoid(-z) if plus_one else gap, (beta * up, beta * sigmoid(z) * sigmoid(-z))
+    up = gap * sigmoid_difference((not_p, p), (q, not_q), -beta * (2 * a - b))
+    return p + not_q if plus_one else gap, (beta * up, beta * q * not_q)
 
 
 def js(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(z),   ∂a = -β σ(-z) σ(-a),   ∂b = β σ(-z) σ(-b),   z = β (log σ(a) - log σ(b))"""
-    value, slope = logistic(log_sigmoid_difference(a, b), beta)
-    return value, (slope * sigmoid(-a), -slope * sigmoid(-b))
+    x, y = log_sigmoid_and_slope(a), log_sigmoid_and_slope(b)
+    value, slope = logistic(log_sigmoid_difference(x, y, a - b), beta)
+    return value, (slope * x[1], -slope * y[1])
 
 
 def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: float = 0.0,
@@ -225,21 +244,22 @@ def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: f
 
     z = β Σ (e^-αb - e^-αa)/α - offset, summed over `alphas`; where α = 0, (a - b). Each difference is one product.
     """
-    ahead = (a - b).real >= 0
-    high, low, apart = np.where(ahead, a, b), np.where(ahead, b, a), np.where(ahead, b - a, a - b)
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    apart: Array = low - high
     gap = np.zeros_like(apart)
     least = np.finfo(apart.real.dtype).smallest_normal ** 0.5  # α below it is 0 to rounding, and 1/α may be infinite
     for alpha in alphas:
         share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if abs(alpha) > least else -beta * apart
         gap += exp_times(-alpha * (low if alpha > 0 else high), share)
     with np.errstate(over="ignore", invalid="ignore"):  # ends that are out of reach
-        z = np.where(ahead, gap, -gap) - offset
+        z = np.where(high == a, gap, -gap) - offset
         value, slope = balanced(z, 1 - eps, eps, _turn(eps))
+        # σ(-z) vanishes where e^-αx overflows: one exponential of both
+        k, pull = (0, slope) if eps else (log_sigmoid(-z), np.full((), -1, z.dtype))
 
         def through(x: Array) -> Array:
-            # σ(-z) vanishes where e^-αx overflows: one exponential of both
-            k, pull = (0, slope) if eps else (log_sigmoid(-z), -np.ones_like(x))
-            return sum((exp_times(k - alpha * x, beta * pull) for alpha in alphas), start=np.zeros_like(x))
+            first, *more = (exp_times(k - alpha * x, beta * pull) for alpha in alphas)
+            return sum(more, start=first)
 
         return value, (through(a), -through(b))
 
@@ -249,16 +269,17 @@ def odds_ratio(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
 
     odds(a) = eᵃ/(1 - eᵃ), a and b logarithms of probabilities. At a = 0, whose odds are infinite, the limits.
     """
-    ahead = a.real >= b.real  # z >= 0
-    not_a, not_b = 0 - np.expm1(a), 0 - np.expm1(b)  # never -0
-    more, less = np.where(ahead, not_b, not_a), np.where(ahead, not_a, not_b)
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    ahead = high == a  # z >= 0
+    more, less = 0 - np.expm1(low), 0 - np.expm1(high)  # never -0
     certain = more == 0  # both of them: even odds, by symmetry
     even = np.where(certain, 1, less / np.where(certain, 1, more))
-    apart = np.where(ahead, b - a, a - b)
+    apart: Array = low - high
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        e = np.exp(apart) * even  # e^-|z|
+        farther = np.exp(apart)
+        e = farther * even  # e^-|z|
         value = np.log1p(e) + np.where(ahead, 0, -apart - np.log(even))
-        up = np.where(ahead, np.exp(apart), 1) / (more * (1 + e))
+        up = np.where(ahead, farther, 1) / (more * (1 + e))
         down = np.where(ahead, e / more, 1 / less) / (1 + e)
     return value, (-up, down)
 
@@ -267,9 +288,9 @@ def odds_ratio(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def kto(s: Array, label: Array, z0: Array | float, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
     """φ(s) = λ (1 - σ(z)) = λ σ(-z),   φ'(s) = ∓λβ σ(z) σ(-z),   z = ±β (s - z₀);  + and λ_D if desired"""
-    dtype, lam, rate = s.real.dtype, np.where(label, lam_d, lam_u), np.where(label, beta, -beta)
-    z = rate.astype(dtype) * (s - z0)
-    return lam.astype(dtype) * sigmoid(-z), (-lam * rate).astype(dtype) * sigmoid(z) * sigmoid(-z)
+    sign, lam = _sign(label, s), lam_d if lam_d == lam_u else np.where(label, lam_d, lam_u).astype(s.real.dtype)
+    p, not_p = sigmoids(beta * sign * (s - z0))
+    return lam * not_p, -beta * lam * sign * p * not_p
 
 
 def kto_at_zero(s: Array, label: Array, beta: float, lam_d: float, lam_u: float) -> tuple[Array, Array]:
@@ -279,9 +300,15 @@ def kto_at_zero(s: Array, label: Array, beta: float, lam_d: float, lam_u: float)
 
 def classify(s: Array, label: Array, delta: Array, beta: float) -> tuple[Array, Array]:
     """φ(s) = -log σ(z),   φ'(s) = ∓β σ(-z),   z = ±(βs - δ);  + if desired"""
-    sign = np.where(label, 1, -1).astype(s.real.dtype)
-    z = sign * (beta * s - delta)
-    return -log_sigmoid(z), -beta * sign * sigmoid(-z)
+    sign = _sign(label, s)
+    log_p, not_p = log_sigmoid_and_slope(sign * (beta * s - delta))
+    return -log_p, -beta * sign * not_p
+
+
+def _sign(label: Array, of: Array) -> Array:
+    """1 where the label is true, else -1"""
+    sign: Array = np.multiply(np.asarray(label, bool), 2, dtype=of.real.dtype) - 1
+    return sign
 
 
 def negative(s: Array) -> tuple[Array, Array]:
@@ -291,13 +318,13 @@ def negative(s: Array) -> tuple[Array, Array]:
 
 def fallen(s: Array) -> tuple[Array, Array]:
     """φ(s) = max(0, -s),   φ'(s) = -1 where s < 0, else 0 (at the kink too)"""
-    below = s.real < 0
-    return np.where(below, -s, 0), np.where(below, -1, 0).astype(s.dtype)
+    return -at_most_0(s), np.multiply(s.real < 0, -1, dtype=s.dtype)
 
 
 def square_sum(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     """φ = (a + b)²,   ∂a = ∂b = 2 (a + b)"""
-    return (a + b) ** 2, (2 * (a + b), 2 * (a + b))
+    total = a + b
+    return total * total, (2 * total, 2 * total)
 
 
 # ---- kernels of a whole row (..., K): value (...), slopes (..., K)
@@ -374,9 +401,10 @@ def margin(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     """value_b = φ(s_w - s_l, the facts named): one slope, up for the chosen and down for the rejected"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, slope = kernel(s[..., 0] - s[..., 1], *(facts[name] for name in needs), **hyper)
-        slope = weight * slope
-        return value, np.stack([slope, -slope], axis=-1)
+        value, slope = kernel(s[..., 0] - s[..., 1], *[facts[name] for name in needs], **hyper)
+        ds = np.empty(s.shape, s.dtype)
+        np.negative(np.multiply(weight, slope, out=ds[..., 0]), out=ds[..., 1])
+        return value, ds
 
     return Link(fn, needs)
 
@@ -385,8 +413,11 @@ def pair(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     """value_b = φ(s_w, s_l, the facts named), with a slope for each"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, slopes = kernel(s[..., 0], s[..., 1], *(facts[name] for name in needs), **hyper)
-        return value, np.stack([weight * slope for slope in slopes], axis=-1)
+        value, (up, down) = kernel(s[..., 0], s[..., 1], *[facts[name] for name in needs], **hyper)
+        ds = np.empty(s.shape, s.dtype)
+        np.multiply(weight, up, out=ds[..., 0])
+        np.multiply(weight, down, out=ds[..., 1])
+        return value, ds
 
     return Link(fn, needs)
 
@@ -448,10 +479,11 @@ def kto_pair(beta: float, detach: bool) -> Link:
         against = np.where(above, means, 0)[..., None, ::-1]
         sign = np.array([1, -1], s.real.dtype)
         z = beta * sign * (s - against)
-        pull = -0.5 * beta * weight[:, None] * sign * sigmoid(z) * sigmoid(-z)
+        p, not_p = sigmoids(z)
+        pull = -0.5 * beta * weight[:, None] * sign * p * not_p
         # through the other column's mean: s and its K enter as a difference
         of_mean = 0 if detach else np.where(above, -pull.sum(axis=-2)[..., ::-1], 0)[..., None, :] * share[:, None]
-        return 0.5 * sigmoid(-z).sum(axis=-1), pull + of_mean
+        return 0.5 * not_p.sum(axis=-1), pull + of_mean
 
     return Link(fn, coupled=True)
 

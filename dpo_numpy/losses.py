@@ -10,8 +10,9 @@ response tokens that count (EOS included); a, b = log π/π_ref of the chosen an
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import links
 from .links import Link, chosen, each, margin, pair, ranking, sorted_columns, sorted_margins
-from .scores import Score, full_log_prob, log_prob, log_ratio, mean, reward, sequential_kl, shared_length
+from .parallel import over_blocks
+from .scores import Score, Values, full_log_prob, log_prob, log_ratio, mean, reward, sequential_kl, shared_length
 
 __all__ = ["LOSSES", "Loss"]
 
@@ -30,7 +32,12 @@ Array = NDArray[Any]
 OF_RESPONSES = ("ref_logp", "length", "full_length", "present", "reward", "score", "w", "win_rate")  # (B, K)
 OF_TOKENS = ("token_logp", "ref_token_logp", "old_token_logp", "token_entropy", "token_value", "old_token_value",
              "token_return", "advantage", "mask")  # (B, K, T)
+READ = ("logp", "full_logp", "kl")  # (B, K)
 UNLESS_TOLD = {"present": True, "margin": 0.0}
+
+
+#: numbers of a reading that are walked at once: with what is made of them they stay in a core's cache
+BLOCK = 1 << 14
 
 
 class Term(NamedTuple):
@@ -53,6 +60,8 @@ class Loss:
         self.needs: tuple[str, ...] = tuple(dict.fromkeys(
             name for term in terms for name in (*term.score.needs, *term.link.needs)))
         self.coupled = any(term.link.coupled for term in terms)
+        self._of_tokens = self.reads[:1] != () and self.reads[0] in OF_TOKENS
+        self._columns = next((term.link.columns for term in terms if term.link.columns), None)
 
     def __repr__(self) -> str:
         return self.name
@@ -99,21 +108,47 @@ class Loss:
         weights = np.ones(rows, first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
         if weights.shape != rows:
             raise ValueError(f"weight has shape {weights.shape}; expected {rows}")
-        total = np.zeros(self._rows(first)[:-1], first.dtype)
-        grads = {name: np.zeros_like(x) for name, x in readings.items()}
+        value, grads = self._evaluate(readings, weights, known)
+        return value, grads if named else grads[self.reads[0]]
+
+    def _evaluate(self, readings: Values, weight: Array, facts: Values) -> tuple[Array, dict[str, Array]]:
+        """`__call__` once all is checked and cast: readings and `weight` of one dtype, facts as `_fact` leaves them
+
+        Many rows are walked in blocks that stay in a core's cache, on several threads.
+        """
+        first = readings[self.reads[0]]
+        *lead, B, _ = self._rows(first)
+        value, grads = np.empty((*lead, B), first.dtype), {name: np.empty_like(x) for name, x in readings.items()}
+        step = max(BLOCK * B // max(first.size, 1), 1)
+        if self.coupled or B <= step:
+            self._fill(value, grads, readings, weight, facts)
+            return value, grads
+
+        def worker(blocks: Iterator[slice]) -> None:
+            for rows in blocks:
+                of_rows = ({name: _block(name, x, rows) for name, x in arrays.items()}
+                           for arrays in (grads, readings, facts))
+                self._fill(value[..., rows], next(of_rows), next(of_rows), weight[rows], next(of_rows))
+
+        over_blocks(worker, B, step)
+        return value, grads
+
+    def _fill(self, value: Array, grads: dict[str, Array], readings: Values, weight: Array, facts: Values) -> None:
+        """`value` and `grads` become the sum of the terms"""
+        for out in (value, *grads.values()):
+            out.fill(0)
         for coefficient, score, link in self.terms:
             if not coefficient:
                 continue
-            s, back = score.fn(readings, known)
-            value, ds = link.fn(s, weights, known)
-            total += coefficient * value
+            s, back = score.fn(readings, facts)
+            of_term, ds = link.fn(s, weight, facts)
+            value += of_term if coefficient == 1 else coefficient * of_term
             for name, d in back(ds).items():
-                grads[name] += coefficient * d
-        return total, grads if named else grads[self.reads[0]]
+                grads[name] += d if coefficient == 1 else coefficient * d
 
     def _rows(self, first: Array) -> tuple[int, ...]:
         """(..., B, K)"""
-        return first.shape[:-1] if self.reads[0] in OF_TOKENS else first.shape
+        return first.shape[:-1] if self._of_tokens else first.shape
 
     def _readings(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
         missing = [name for name in self.reads if name not in given]
@@ -122,15 +157,13 @@ class Loss:
                 f"{self.name} reads {', '.join(self.reads)}; {missing[0]} was not given: pass a dict of arrays by name"
             )
         x = {name: np.asarray(given[name]) for name in self.reads}
-        dtype = np.result_type(*x.values(), np.float16)
-        dtype = dtype if dtype.kind in "fc" and dtype.itemsize > 2 else np.dtype(np.float64)
-        columns = next((term.link.columns for term in self.terms if term.link.columns), None)
-        tokens = ("T",) if self.reads[0] in OF_TOKENS else ()
+        shape = x[self.reads[0]].shape
+        axes = 3 if self._of_tokens else 2
         for name, values in x.items():
-            K = values.shape[values.ndim - 1 - len(tokens):][:1]
-            if values.ndim < 2 + len(tokens) or columns not in (None, *K) or values.shape != x[self.reads[0]].shape:
-                expected = ", ".join(("...", "B", str(columns or "K"), *tokens))
+            if len(shape) < axes or self._columns not in (None, shape[1 - axes]) or values.shape != shape:
+                expected = ", ".join(("...", "B", str(self._columns or "K"), *("T",) * self._of_tokens))
                 raise ValueError(f"{name} has shape {values.shape}; {self.name} expected ({expected})")
+        dtype = _dtype(*[values.dtype for values in x.values()])
         return {name: values.astype(dtype, copy=False) for name, values in x.items()}
 
     def _fact(self, name: str, value: ArrayLike | None, first: Array) -> Array:
@@ -140,21 +173,38 @@ class Loss:
                     "ref_token_logp": ": call batch.with_reference(policy, params, 'token_logp')"}.get(name, "")
             raise ValueError(f"{self.name} needs {name}, which was not given{hint}")
         fact, rows = np.asarray(value), self._rows(first)
-        of_comparisons = name not in (*OF_RESPONSES, *OF_TOKENS)
+        of_comparisons = name not in OF_RESPONSES and name not in OF_TOKENS
         if of_comparisons and fact.shape[-1:] == (1,):
             fact = fact[..., 0]
         if name == "advantage" and fact.ndim == 2:  # (B, K), one a response: told by ndim, as K may be T
             fact = fact[..., None]
         shape = rows[:-1] if of_comparisons else first.shape if name in OF_TOKENS else rows
-        try:
-            # (B,) would fit in the wrong direction where B = K
-            fits = np.broadcast_shapes(fact.shape, shape) == shape and (of_comparisons or fact.ndim != 1)
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"{name} has shape {np.shape(value)}, which does not fit the log-probs' {first.shape}")
-        fact = fact if of_comparisons else np.broadcast_to(fact, shape)
+        if fact.shape != shape:
+            try:
+                # (B,) would fit in the wrong direction where B = K
+                fits = np.broadcast_shapes(fact.shape, shape) == shape and (of_comparisons or fact.ndim != 1)
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError(f"{name} has shape {np.shape(value)}, which does not fit the log-probs' {first.shape}")
+            fact = fact if of_comparisons else np.broadcast_to(fact, shape)
         return fact if fact.dtype == bool else fact.astype(np.promote_types(first.real.dtype, np.float32), copy=False)
+
+
+@functools.cache
+def _dtype(*given: np.dtype[Any]) -> np.dtype[Any]:
+    """That of the readings together; float64 for numbers that are not floats, or short ones"""
+    dtype = np.result_type(*given, np.float16)
+    return dtype if dtype.kind in "fc" and dtype.itemsize > 2 else np.dtype(np.float64)
+
+
+def _block(name: str, x: Array, rows: slice) -> Array:
+    """Those rows of a reading or a fact; a fact of comparisons may be one for all"""
+    if name in OF_TOKENS:
+        return x[..., rows, :, :]
+    if name in OF_RESPONSES or name in READ:
+        return x[..., rows, :]
+    return x[..., rows] if x.ndim and x.shape[-1] > 1 else x
 
 
 #: name -> factory: hyper-parameters -> a `Loss` of pairs, rankings, single responses or rewards

@@ -6,16 +6,19 @@ part, so that complex steps can differentiate through them.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bernoulli_kl", "exact_product", "exp_minus_1_minus", "exp_times", "kl_terms", "log_normalizer",
-           "log_sigmoid", "log_sigmoid_difference", "log_softmax", "row_sums", "sigmoid", "sigmoid_difference"]
+__all__ = ["at_most_0", "bernoulli_kl", "exact_product", "exp_minus_1_minus", "exp_times", "kl_terms",
+           "log_normalizer", "log_sigmoid", "log_sigmoid_and_slope", "log_sigmoid_difference", "log_sigmoids",
+           "log_softmax", "row_sums", "sigmoid", "sigmoid_difference", "sigmoids", "signed_gap"]
 
 Array = NDArray[Any]
+Both = tuple[Array, Array]
 
 
 def log_sigmoid(z: Array) -> Array:
@@ -26,8 +29,7 @@ def log_sigmoid(z: Array) -> Array:
     >>> log_sigmoid(np.array([-1000.0, 0.0, 40.0]))
     array([-1.00000000e+03, -6.93147181e-01, -4.24835426e-18])
     """
-    negative = z.real < 0
-    return np.where(negative, z, 0) - np.log1p(np.exp(np.where(negative, z, -z)))
+    return at_most_0(z) - np.log1p(_decay(z))
 
 
 def sigmoid(z: Array) -> Array:
@@ -36,50 +38,123 @@ def sigmoid(z: Array) -> Array:
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
     array([0. , 0.5, 1. ])
     """
-    negative = z.real < 0
-    e = np.exp(np.where(negative, z, -z))
-    return np.asarray(np.where(negative, e, 1) / (1 + e))
+    e = _decay(z)
+    return np.asarray(_one_where(~np.signbit(z.real), e) / (1 + e))
 
 
-def sigmoid_difference(x: Array, y: Array, d: Array) -> Array:
-    """σ(x) - σ(y) = σ(x) σ(-y) (1 - e⁻ᵈ),   d = x - y, which the caller may know to more digits than x and y have
+def sigmoids(z: Array) -> tuple[Array, Array]:
+    """σ(z), σ(-z), by one exponential
 
-    >>> sigmoid_difference(np.array([50.0]), np.array([49.0]), np.array([1.0]))
+    >>> sigmoids(np.array([-1000.0, 0.0, 1000.0]))
+    (array([0. , 0.5, 1. ]), array([1. , 0.5, 0. ]))
+    """
+    e, negative = _decay(z), np.signbit(z.real)
+    whole = 1 + e
+    return _one_where(~negative, e) / whole, _one_where(negative, e) / whole
+
+
+def log_sigmoid_and_slope(z: Array) -> tuple[Array, Array]:
+    """log σ(z) and its slope, σ(-z), by one exponential
+
+    >>> log_sigmoid_and_slope(np.array([-1000.0, 1000.0]))
+    (array([-1000.,     0.]), array([1., 0.]))
+    """
+    e = _decay(z)
+    return at_most_0(z) - np.log1p(e), _one_where(np.signbit(z.real), e) / (1 + e)
+
+
+def log_sigmoids(z: Array) -> tuple[Array, Array]:
+    """[log σ(z), log σ(-z)] and [σ(z), σ(-z)], by one exponential
+
+    >>> log_sigmoids(np.array(-1000.0))
+    (array([-1000.,     0.]), array([0., 1.]))
+    """
+    both = _and_opposite(z)
+    e = _decay(z)
+    return at_most_0(both) - np.log1p(e), _one_where(~np.signbit(both.real), e) / (1 + e)
+
+
+def sigmoid_difference(x: Both, y: Both, d: Array) -> Array:
+    """σ(x) - σ(y) = σ(x) σ(-y) (1 - e⁻ᵈ), of the `sigmoids` of x and y
+
+    d = x - y, which the caller may know to more digits than x and y have.
+
+    >>> x, y = np.array([50.0]), np.array([49.0])
+    >>> sigmoid_difference(sigmoids(x), sigmoids(y), x - y)
     array([3.31413582e-22])
     """
-    ahead = d.real >= 0
-    high, low = np.where(ahead, x, y), np.where(ahead, y, x)
-    gap = sigmoid(high) * sigmoid(-low) * np.expm1(np.where(ahead, -d, d))
-    return np.where(ahead, -gap, gap)
+    return signed_gap(x[0] * y[1], y[0] * x[1], d)
 
 
-def log_sigmoid_difference(x: Array, y: Array) -> Array:
-    """log σ(x) - log σ(y) = -log1p(σ(-y) (e⁻ᵈ - 1)),   d = x - y; far apart, the difference itself loses nothing
+def signed_gap(x: Array, y: Array, d: Array) -> Array:
+    """x - y, x = eᵈ y both positive: the larger times ±(1 - e^-|d|), in which nothing cancels
 
-    >>> log_sigmoid_difference(np.array([1e-20, 800.0]), np.array([0.0, -800.0]))
+    >>> signed_gap(np.array([3.0]), np.array([3.0]), np.array([1e-30]))
+    array([3.e-30])
+    """
+    ahead = np.copysign(np.ones((), d.real.dtype), d.real)
+    gap: Array = ahead * np.maximum(x, y) * -np.expm1(-ahead * d)
+    return gap
+
+
+def log_sigmoid_difference(x: Both, y: Both, d: Array) -> Array:
+    """log σ(x) - log σ(y) = -log1p(σ(-y) (e⁻ᵈ - 1)), of `log_sigmoid_and_slope` of x and y, d = x - y
+
+    Far apart, the difference itself loses nothing.
+
+    >>> x, y = np.array([1e-20, 800.0]), np.array([0.0, -800.0])
+    >>> log_sigmoid_difference(log_sigmoid_and_slope(x), log_sigmoid_and_slope(y), x - y)
     array([5.e-21, 8.e+02])
     """
-    d = x - y
     near = abs(d) < 1
-    close = np.where(near, d, 0)
-    return np.where(near, -np.log1p(sigmoid(-y) * np.expm1(-close)), log_sigmoid(x) - log_sigmoid(y))
+    return np.where(near, -np.log1p(y[1] * np.expm1(-_within(d, near, 1))), x[0] - y[0])
 
 
-def bernoulli_kl(x: Array, y: Array) -> Array:
+def bernoulli_kl(x: Both, y: Both, d: Array) -> Array:
     """KL(σ(x) || σ(y)) = σ(x) log σ(x)/σ(y) + σ(-x) log σ(-x)/σ(-y), never negative
 
-    As a sum of q (eᵈ - 1 - d), d = log p - log q, in which nothing cancels.
+    As a sum of q (eᵈ - 1 - d), d = log p - log q, in which nothing cancels; of the `log_sigmoids` of x and y, which
+    have as many axes, and d = x - y.
 
-    >>> bernoulli_kl(np.array([0.0, 0.0, 1000.0]), np.array([1e-9, np.log(3.0), -1000.0]))
+    >>> x, y = np.array([0.0, 0.0, 1000.0]), np.array([1e-9, np.log(3.0), -1000.0])
+    >>> bernoulli_kl(log_sigmoids(x), log_sigmoids(y), x - y)
     array([1.25000000e-19, 1.43841036e-01, 1.00000000e+03])
     """
+    (log_q, q), (log_p, p) = x, y
+    gap = log_sigmoid_difference((log_p, p[::-1]), (log_q, q[::-1]), _and_opposite(-d))
+    near = gap.real < 2  # beyond, nothing cancels, and eᵈ would multiply the rounding of d
+    terms = np.where(near, q * exp_minus_1_minus(np.where(near, gap, 0)), p - q - q * gap)
+    return np.asarray(terms[0] + terms[1])
 
-    def term(x: Array, y: Array) -> Array:
-        q, d = sigmoid(x), log_sigmoid_difference(y, x)
-        small = d.real < 2  # beyond, nothing cancels, and eᵈ would multiply the rounding of d
-        return np.where(small, q * exp_minus_1_minus(np.where(small, d, 0)), sigmoid(y) - q - q * d)
 
-    return np.asarray(term(x, y) + term(-x, -y))
+# Of real numbers without a branch: a processor guesses wrong at every other margin, and that costs it ten additions.
+
+def _decay(z: Array) -> Array:
+    """e^-|z|"""
+    return np.exp(np.where(np.signbit(z.real), z, -z) if z.dtype.kind == "c" else -abs(z))
+
+
+def at_most_0(z: Array) -> Array:
+    """min(z, 0)"""
+    return np.where(np.signbit(z.real), z, 0) if z.dtype.kind == "c" else np.minimum(z, 0)
+
+
+def _one_where(certain: Array, e: Array) -> Array:
+    """1 where it is `certain`, else e, which is at most 1"""
+    return np.where(certain, 1, e) if e.dtype.kind == "c" else np.maximum(certain, e)
+
+
+def _within(d: Array, near: Array, limit: float) -> Array:
+    """d where |d| < `limit`, which is where it is `near`; elsewhere some number that is no larger"""
+    return np.where(near, d, 0) if d.dtype.kind == "c" else np.minimum(np.maximum(d, -limit), limit)
+
+
+def _and_opposite(z: Array) -> Array:
+    """[z, -z]"""
+    both = np.empty((2, *z.shape), z.dtype)
+    both[0] = z
+    both[1] = -z
+    return both
 
 
 def exp_times(k: Array, x: Array) -> Array:
@@ -116,17 +191,27 @@ def exact_product(factor: float, n: Array) -> tuple[Array, Array]:
 def exp_minus_1_minus(d: Array) -> Array:
     """eᵈ - 1 - d, never negative: what a KL divergence sums
 
-    Near 0, where the two terms of `expm1(d) - d` cancel, Taylor's series d²/2 (1 + d/3 (1 + d/4 (1 + ...))).
+    Near 0, where the two terms of `expm1(d) - d` cancel, Taylor's series d²/2 (1 + d/3 + d²/12 + ...).
 
     >>> exp_minus_1_minus(np.array([-1e-9, 0.0, 1.0]))
     array([5.00000000e-19, 0.00000000e+00, 7.18281828e-01])
     """
     near = abs(d) < 0.25
-    small = np.where(near, d, 0)
-    series = np.ones_like(small)
-    for k in range(18, 2, -1):  # 0.25^17 / 19! is far below longdouble's eps
-        series = 1 + small / k * series
-    return np.where(near, small * small / 2 * series, np.expm1(d) - d)
+    small = _within(d, near, 0.25)
+    first, *rest, last = _taylor(d.real.dtype)
+    series = last * small
+    for coefficient in reversed(rest):
+        series += coefficient
+        series *= small
+    series += first
+    return np.where(near, 0.5 * small * small * series, np.expm1(d) - d)
+
+
+@functools.cache
+def _taylor(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """2/k!, k = 2, 3 ..., as far as a quarter to that power counts"""
+    terms = [dtype.type(2) / dtype.type(math.factorial(k)) for k in range(2, 25)]
+    return tuple(x for k, x in enumerate(terms) if x * 0.25**k > np.finfo(dtype).eps / 16)
 
 
 def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
@@ -148,11 +233,12 @@ def kl_terms(log_q: Array, log_p: Array) -> tuple[Array, Array]:
             np.where(near, q * np.expm1(small), p - q))
 
 
-def log_normalizer(x: Array, out: Array | None = None, best: Array | None = None) -> tuple[Array, Array]:
+def log_normalizer(x: Array, out: Array | None = None, below: Array | None = None, best: Array | None = None
+                   ) -> tuple[Array, Array]:
     """(top, rest) with log Σᵥ exp xᵥ = top + rest, top = max x, over the last axis, row after row: (rows,)
 
-    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous. `best` receives
-    where the largest stand in x.reshape(-1), (rows,).
+    `out` receives exp(x - top); where it is not given, **x is overwritten**. Either is C-contiguous. `below` receives
+    x - top, and `best` (rows,) where the largest stand in x.reshape(-1).
 
     rest = log1p(Σ of all the others): when one outcome is nearly certain its log-prob is -rest, and `log(sum)`, rounded
     at 1, would lose it.
@@ -163,7 +249,7 @@ def log_normalizer(x: Array, out: Array | None = None, best: Array | None = None
     best = x.real.argmax(axis=-1, out=best)
     best += np.arange(0, x.size, V)
     top, flat = x.reshape(-1).take(best), out.reshape(-1)
-    np.exp(np.subtract(x, top[:, None], out=out), out=out)
+    np.exp(np.subtract(x, top[:, None], out=out if below is None else below), out=out)
     flat[best] = 0
     rest = row_sums(out)
     flat[best] = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -42,30 +42,34 @@ def threads() -> int:
     return _threads
 
 
-def over_blocks(worker: Callable[[Iterator[slice]], None], rows: int, step: int) -> None:
-    """worker(blocks) once on each thread, `blocks` an iterator over slices of `step` rows that all of them share
+def over_blocks(visit: Callable[[slice], None], rows: int, step: int) -> None:
+    """visit(block) for slices of `step` rows each, in any order, each once, on several threads
 
-    A worker allocates its buffers once and writes each block where it belongs. Where all rows are one block, or there
-    is one thread, it runs in the caller. NumPy's error state holds in every thread; the first exception is raised.
+    A visit writes what it finds where it belongs. Where all rows are one block, or there is one thread, the caller's
+    does all. NumPy's error state holds in every thread; an exception in one is raised.
 
     >>> import numpy as np
     >>> x, out = np.arange(5.0), np.empty(5)
-    >>> def worker(blocks):
-    ...     for block in blocks:
-    ...         np.square(x[block], out=out[block])
-    >>> over_blocks(worker, 5, 2)
+    >>> def visit(block):
+    ...     np.square(x[block], out=out[block])
+    >>> over_blocks(visit, rows=5, step=2)
     >>> out
     array([ 0.,  1.,  4.,  9., 16.])
     """
     if rows <= step:
-        return worker(iter([slice(0, rows)] if rows else []))
+        if rows:
+            visit(slice(0, rows))
+        return
     blocks = iter([slice(start, min(start + step, rows)) for start in range(0, rows, step)])
+
+    def work() -> None:
+        for block in blocks:  # whoever is ready takes the next
+            visit(block)
+
     others = min(_threads, -(-rows // step)) - 1
-    if not others:
-        return worker(blocks)
-    helping = [_helpers().submit(copy_context().run, worker, blocks) for _ in range(others)]
+    helping = [_helpers().submit(copy_context().run, work) for _ in range(others)]
     try:
-        worker(blocks)
+        work()
     finally:
         # one that has not begun has nothing left to do: waiting for it, where it waits for this thread, would not end
         begun = [task for task in helping if not task.cancel()]
@@ -108,7 +112,8 @@ def _keep_pages() -> None:
     bytes((1 << 25) - (1 << 16))
 
 
-_keep_pages()
+if sys.platform == "linux":
+    _keep_pages()
 _threads = _available()
 _pool: ThreadPoolExecutor | None = None
 if hasattr(os, "register_at_fork"):

@@ -14,7 +14,7 @@ response's tokens add up to its reward, and their mean at a position is the valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -295,11 +295,7 @@ def _at(target: Array, x: Array) -> Array:
 
 
 def _walk(visit: Callable[[slice], None], rows: int, vocab: int) -> None:
-    def worker(blocks: Iterator[slice]) -> None:
-        for block in blocks:
-            visit(block)
-
-    over_blocks(worker, rows, max(1, BLOCK // vocab))
+    over_blocks(visit, rows, max(1, BLOCK // vocab))
 
 
 def _kl(logits: Array, responses: Responses) -> tuple[Array, Pullback]:

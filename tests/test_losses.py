@@ -1,6 +1,7 @@
 import inspect
 import itertools
 import re
+import tracemalloc
 from pathlib import Path
 
 import mpmath
@@ -10,7 +11,8 @@ import pytest
 import strategies
 from mpmath import mpf
 
-from dpo_numpy.losses import LOSSES, UNLESS_TOLD, Loss
+from dpo_numpy import losses
+from dpo_numpy.losses import LOSSES, OF_RESPONSES, OF_TOKENS, UNLESS_TOLD, Loss
 from dpo_numpy.surrogates import SURROGATES
 
 EPS = np.finfo(float).eps
@@ -483,6 +485,95 @@ def test_sft_takes_any_number_of_columns():
         value, grad = LOSSES["sft"]()(logp)
         assert value.tolist() == [1, columns + 1]
         assert grad.tolist() == [[-1] + [0] * (columns - 1)] * 2
+
+
+# ---- many rows: in blocks, on threads, one exponential a margin
+
+ALL = LOSSES | SURROGATES
+
+
+def many(name, size=300, lead=()):
+    """A loss with readings and facts of many rows"""
+    loss = ALL[name]()
+    rng = np.random.default_rng(0)
+    if name in LOSSES:
+        read, facts = strategies.draw(rng, loss, size, np.float64)
+    else:
+        read, facts = strategies.draw_tokens(rng, loss, np.float64, shape=(size, 3, 5))
+    return loss, {key: x + rng.normal(size=lead + (1,) * x.ndim) for key, x in read.items()} if lead else read, facts
+
+
+def same(ours, expected):
+    (value, grad), (again, dagain) = ours, expected
+    np.testing.assert_array_equal(value, again)
+    for key in grad:
+        np.testing.assert_array_equal(grad[key], dagain[key])
+
+
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+@pytest.mark.parametrize("name", ALL)
+def test_blocks_are_the_whole(name, lead, monkeypatch, threading):
+    """to the last bit, also where facts are one for all, and where a loss couples rows and may not be cut"""
+    loss, read, facts = many(name, lead=lead)
+    weight = np.random.default_rng(1).random(300)
+    of_rows = set(facts) - {*OF_RESPONSES, *OF_TOKENS}
+    one = {key: np.full((*lead, 1, 1), x.flat[0]) if key in of_rows and not loss.coupled else x for key, x in facts.items()}
+    monkeypatch.setattr(losses, "BLOCK", 10**9)
+    whole = [loss(read, weight=weight, **told) for told in (facts, one)]
+    monkeypatch.setattr(losses, "BLOCK", 256)
+    for n in (1, 3):
+        threading(n)
+        for told, expected in zip((facts, one), whole, strict=True):
+            same(loss(read, weight=weight, **told), expected)
+
+
+def test_blocks_are_walked(monkeypatch):
+    """else the test above compares a number with itself"""
+    seen = []
+    monkeypatch.setattr(losses, "over_blocks", lambda worker, rows, step: seen.append((rows, step)))
+    for size, lead in [(20_000, ()), (8192, ()), (8193, ()), (3000, (2, 3)), (1, (5000,))]:
+        LOSSES["dpo"]()(np.zeros((*lead, size, 2)), np.zeros((size, 2)))
+        LOSSES["aot"]()(np.zeros((size, 2)), np.zeros((size, 2)))
+    assert seen == [(20_000, 8192), (8193, 8192), (3000, 1365)]
+
+
+#: exponentials and logarithms a comparison; what is of hyper-parameters alone, one number a block, is not counted
+TRANSCENDENTAL = {"dpo": (1, 1), "cdpo": (2, 1), "rdpo": (1, 1), "ipo": (0, 0), "hinge": (0, 0), "nca": (3, 2),
+                  "bco": (2, 2), "apo_zero": (3, 0), "exo": (5, 3), "simpo": (1, 1), "bt_rm": (1, 1), "rpo": (1, 1)}
+
+
+@pytest.mark.parametrize("name", TRANSCENDENTAL)
+def test_exponentials_are_not_computed_twice(name, monkeypatch):
+    loss, read, facts = many(name)
+    counts = {"exp": 0, "expm1": 0, "log1p": 0, "log": 0}
+
+    def counting(key, f):
+        def counted(x, *args, **more):
+            counts[key] += np.size(x) // 300
+            return f(x, *args, **more)
+
+        return counted
+
+    for key in counts:
+        monkeypatch.setattr(np, key, counting(key, getattr(np, key)))
+    loss(read, **facts)
+    assert (counts["exp"] + counts["expm1"], counts["log1p"] + counts["log"]) == TRANSCENDENTAL[name]
+
+
+@pytest.mark.parametrize("name", ["dpo", "exo", "mpo", "f_dpo_chi2"])
+def test_memory_is_that_of_the_answer_and_some_blocks(name, threading):
+    threading(1)
+    loss, read, facts = many(name, size=2**16)
+    answer = 3 * 2**16 * 8
+    tracemalloc.start()
+    try:
+        loss(read["logp"], **facts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # weights of 1, and facts that are cast; a kernel holds some 20 numbers of each row of a block
+    told = 8 * 2**16 * (1 + sum(np.size(x) // 2**16 for x in facts.values() if x.dtype != float))
+    assert peak < answer + told + 32 * 8192 * 8
 
 
 # ---- sums of terms

@@ -6,6 +6,7 @@ from mpmath import mp, mpf
 
 from dpo_numpy import numerics
 from dpo_numpy.numerics import (
+    at_most_0,
     bernoulli_kl,
     exact_product,
     exp_minus_1_minus,
@@ -13,11 +14,15 @@ from dpo_numpy.numerics import (
     kl_terms,
     log_normalizer,
     log_sigmoid,
+    log_sigmoid_and_slope,
     log_sigmoid_difference,
+    log_sigmoids,
     log_softmax,
     row_sums,
     sigmoid,
     sigmoid_difference,
+    sigmoids,
+    signed_gap,
 )
 
 DTYPES = [np.float32, np.float64, np.longdouble]
@@ -54,17 +59,42 @@ def test_values(f, dtype):
             assert abs(oracle.number(y) - exact) <= MORE.get(f, 1) * ULPS[dtype] * ulp + moved, (x, y)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, complex])
+def test_what_one_exponential_gives(dtype):
+    """bit for bit what each function gives by itself"""
+    z = points(np.random.default_rng(0), np.float64).astype(dtype)
+    z = z + 1e-9j if dtype is complex else z
+    for ours, alone in [(sigmoids(z), (sigmoid(z), sigmoid(-z))),
+                        (log_sigmoid_and_slope(z), (log_sigmoid(z), sigmoid(-z))),
+                        (log_sigmoids(z)[0], (log_sigmoid(z), log_sigmoid(-z))),
+                        (log_sigmoids(z)[1], sigmoids(z))]:
+        np.testing.assert_array_equal(ours, alone)
+        assert np.asarray(ours).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at_most_0(dtype):
+    z = np.array([-np.inf, -2.0, 0.0, 3.0, np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(at_most_0(z), np.array([-np.inf, -2, 0, 0, 0, np.nan], dtype))
+    np.testing.assert_array_equal(at_most_0(np.array([-1.0, 1.0]) + 1e-20j), [-1 + 1e-20j, 0])
+
+
 # ---- differences of two arguments: exact at any distance, relative to what one ulp of each moves
 
 def coin(x):
     return 1 / (1 + mpmath.exp(-x))
 
 
+PARTS = {sigmoid_difference: sigmoids, log_sigmoid_difference: log_sigmoid_and_slope, bernoulli_kl: log_sigmoids}
 OF_TWO = {
     sigmoid_difference: lambda x, y: coin(x) - coin(y),
     log_sigmoid_difference: lambda x, y: mpmath.log(coin(x)) - mpmath.log(coin(y)),
     bernoulli_kl: lambda x, y: (coin(x) * mpmath.log(coin(x) / coin(y)) + coin(-x) * mpmath.log(coin(-x) / coin(-y))),
 }
+
+
+def of_two(f, x, y):
+    return f(PARTS[f](x), PARTS[f](y), x - y)
 
 
 def two(rng, dtype):
@@ -79,7 +109,7 @@ def two(rng, dtype):
 @pytest.mark.parametrize("f", OF_TWO)
 def test_differences(f, dtype):
     x, y = two(np.random.default_rng(1), dtype)
-    ours = f(x, y, x - y) if f is sigmoid_difference else f(x, y)
+    ours = of_two(f, x, y)
     assert ours.dtype == dtype
     with mp.workdps(100):
         for a, b, z in zip(x, y, ours, strict=True):
@@ -97,14 +127,27 @@ def test_a_difference_known_to_more_digits(dtype):
     """x - y = 1e-20 is nothing next to x = 3, and is told apart."""
     x, d = np.array([3.0, -3.0], dtype), np.array([1e-20, -1e-20], dtype)
     slope = sigmoid(x) * sigmoid(-x)
-    np.testing.assert_allclose(sigmoid_difference(x, x, d), slope * d, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(sigmoid_difference(sigmoids(x), sigmoids(x), d), slope * d, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signed_gap(dtype):
+    """x - y where it is known better than x and y are"""
+    d = np.array([-700.0, -1.0, -1e-30, 0.0, 1e-30, 1.0, 700.0], dtype) / (8 if dtype == np.float32 else 1)
+    y = np.full_like(d, 3)
+    x = y * np.exp(d)
+    with mp.workdps(700):
+        for ours, z in zip(signed_gap(x, y, d), d, strict=True):
+            exact = 3 * (mpmath.exp(oracle.number(z)) - 1)
+            # the exponential that made x is good to 2.5 ulp in float32, expm1 too; three more roundings
+            assert abs(oracle.number(ours) - exact) <= 8 * oracle.number(np.finfo(dtype).eps) * abs(exact)
 
 
 def test_differences_at_far_ends():
     x, y = np.array([1e4, -1e4, 1e4, -800.0]), np.array([-1e4, 1e4, 2e4, -801.0])
-    assert sigmoid_difference(x, y, x - y).tolist() == [1, -1, 0, 0]
-    assert log_sigmoid_difference(x, y).tolist() == [1e4, -1e4, 0, 1]
-    assert bernoulli_kl(x, y).tolist() == [1e4, 1e4, 0, 0]
+    assert of_two(sigmoid_difference, x, y).tolist() == [1, -1, 0, 0]
+    assert of_two(log_sigmoid_difference, x, y).tolist() == [1e4, -1e4, 0, 1]
+    assert of_two(bernoulli_kl, x, y).tolist() == [1e4, 1e4, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -161,7 +204,8 @@ def test_infinities():
     assert log_softmax(np.array([0.0, -np.inf, 0.0])).tolist() == [-np.log(2), -np.inf, -np.log(2)]
 
 
-@pytest.mark.parametrize("f", [log_sigmoid, sigmoid, exp_minus_1_minus])
+@pytest.mark.parametrize("f", [log_sigmoid, sigmoid, exp_minus_1_minus, *[
+    lambda z, f=f, k=k: f(z)[k] for f in (sigmoids, log_sigmoid_and_slope) for k in (0, 1)]])
 def test_nan_propagates(f):
     assert np.isnan(f(np.array([np.nan, 0.0]))).tolist() == [True, False]
 
@@ -215,8 +259,9 @@ def test_log_normalizer_overwrites(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_log_normalizer_may_leave_its_input_alone(dtype):
     x = np.random.default_rng(5).normal(size=(2, 3, 5)).astype(dtype)
-    before, out, best = x.copy(), np.empty_like(x), np.empty(6, np.intp)
-    top, rest = log_normalizer(x, out, best)
+    before, out, below, best = x.copy(), np.empty_like(x), np.empty((6, 5), dtype), np.empty(6, np.intp)
+    top, rest = log_normalizer(x, out, below, best)
+    np.testing.assert_array_equal(below, x.reshape(6, 5) - top[:, None])
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(x.reshape(-1)[best], x.reshape(6, 5).max(axis=1))
     for found, expected in zip((top, rest), log_normalizer(x), strict=True):

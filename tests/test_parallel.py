@@ -16,70 +16,63 @@ from dpo_numpy.parallel import over_blocks, set_threads
 @pytest.mark.parametrize(("rows", "step"), [(0, 4), (1, 4), (4, 4), (5, 4), (100, 7), (100, 1000)])
 def test_every_row_is_visited_once(n, rows, step, threading):
     threading(n)
-    seen, workers = np.zeros(rows, int), []
+    seen, workers = np.zeros(rows, int), set()
 
-    def worker(blocks):
-        workers.append(std.get_ident())
-        for block in blocks:
-            assert block.stop - block.start <= step
-            seen[block] += 1
+    def visit(block):
+        workers.add(std.get_ident())
+        assert 0 < block.stop - block.start <= step
+        seen[block] += 1
 
-    over_blocks(worker, rows, step)
+    over_blocks(visit, rows, step)
     assert (seen == 1).all()
-    assert 1 <= len(workers) <= max(1, min(n, -(-rows // step)))
+    assert len(workers) <= min(n, -(-rows // step))
 
 
 def test_threads_work_at_the_same_time(threading):
     threading(3)
     meeting = std.Barrier(3, timeout=30)  # passed only where three threads wait at once
 
-    def worker(blocks):
-        for _ in blocks:
-            meeting.wait()
-
-    over_blocks(worker, 3, 1)
+    over_blocks(lambda block: meeting.wait(), 3, 1)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_error_state_holds_in_every_thread(n, threading):
     threading(n)
 
-    def worker(blocks):
-        for _ in blocks:
-            np.log(np.zeros(3))
+    def visit(block):
+        np.log(np.zeros(3))
 
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.simplefilter("error")
-        over_blocks(worker, 50, 1)
+        over_blocks(visit, 50, 1)
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        over_blocks(worker, 50, 1)
+        over_blocks(visit, 50, 1)
 
 
 def test_an_exception_in_a_helping_thread_arrives(threading):
     threading(2)
     meeting, caller = std.Barrier(2, timeout=30), std.get_ident()
 
-    def worker(blocks):
+    def visit(block):
         meeting.wait()
         if std.get_ident() != caller:
             raise KeyError("far away")
 
     with pytest.raises(KeyError, match="far away"):
-        over_blocks(worker, 2, 1)
+        over_blocks(visit, 2, 1)
 
 
 def test_blocks_within_blocks_end(threading):
     """Every thread of the pool asks the pool for help: who waits for help that cannot come would wait for ever"""
     threading(3)
-    total = np.zeros(20)
+    total, lock = np.zeros(20), std.Lock()
 
-    def outer(blocks):
-        for block in blocks:
-            def inner(parts, block=block):
-                for part in parts:
-                    total[block] += part.stop - part.start
+    def outer(block):
+        def inner(part):
+            with lock:
+                total[block] += part.stop - part.start
 
-            over_blocks(inner, 10, 3)
+        over_blocks(inner, 10, 3)
 
     over_blocks(outer, 20, 1)
     assert (total == 10).all()
@@ -107,13 +100,12 @@ import os, numpy as np
 from dpo_numpy.parallel import over_blocks, set_threads
 set_threads(2)
 out = np.zeros(10)
-def worker(blocks):
-    for block in blocks:
-        out[block] += 1
-over_blocks(worker, 10, 1)
+def visit(block):
+    out[block] += 1
+over_blocks(visit, 10, 1)
 child = os.fork()
 if not child:
-    over_blocks(worker, 10, 1)
+    over_blocks(visit, 10, 1)
     os._exit(int(out.sum()))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -125,7 +117,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_no_pool_is_made_for_one_block(threading, monkeypatch):
     threading(4)
     monkeypatch.setattr(parallel, "_helpers", lambda: pytest.fail("asked for help"))
-    over_blocks(lambda blocks: [None for _ in blocks], 10, 10)
+    over_blocks(lambda block: None, 10, 10)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc's allocator")

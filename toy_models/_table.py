@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,59 +45,69 @@ def counts(key: Hashable, responses: Responses, rows: Array, cells: Callable[[],
 def sums(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
     """Σ n_y(c, v) W(c, v), (..., n) for tables W (..., C, V); and its pullback"""
     forth, back = n
+    lead, entries = W.shape[:-2], W.shape[-2] * W.shape[-1]
 
     def pullback(dvalue: Array) -> Params:
-        return {"W": _times(back, dvalue).reshape(W.shape).astype(dvalue.dtype, copy=False)}
+        return {"W": _times(back, dvalue.reshape(-1, back.shape[1])).reshape(W.shape).astype(dvalue.dtype, copy=False)}
 
-    return _times(forth, W.reshape(*W.shape[:-2], -1)).astype(W.dtype, copy=False), pullback
+    return _times(forth, W.reshape(-1, entries)).reshape(*lead, -1).astype(W.dtype, copy=False), pullback
 
 
 def log_probs(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
     """Σ n_y(c, v) log p(v|c), p(·|c) = softmax(W[c]), (..., n) for tables W (..., C, V); and its pullback
 
-    ∂/∂W[c] of Σ_y d_y of it is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y.
+    ∂/∂W[c] of Σ_y d_y of it is N(c, ·) - p(·|c) Σᵥ N(c, v), N = Σ_y d_y n_y. Threads share the contexts of a table, or
+    the tables of many replicates.
     """
-    V, (forth, back) = W.shape[-1], n
-    logits = W.reshape(-1, V)
-    exp, table = np.empty(logits.shape, W.dtype), np.empty(logits.shape, W.dtype)
+    forth, back = n
+    *lead, C, V = W.shape
+    R, logits = prod(lead), W.reshape(-1, V)
+    exp, log_p = np.empty(logits.shape, W.dtype), np.empty(logits.shape, W.dtype)
     rest, best = np.empty(len(logits), W.dtype), np.empty(len(logits), np.intp)
 
-    def normalize(contexts: Iterator[slice]) -> None:
-        for c in contexts:
-            top, rest[c] = log_normalizer(logits[c], exp[c], best[c])
-            np.subtract(logits[c], top[:, None], out=table[c])
-            table[c] -= rest[c, None]
+    def normalize(c: slice) -> None:
+        _, rest[c] = log_normalizer(logits[c], exp[c], log_p[c], best[c])
+        log_p[c] -= rest[c, None]
 
-    over_blocks(normalize, len(logits), max(1, CELLS // V))
+    def forward(r: slice) -> None:
+        c = slice(r.start * C, r.stop * C)
+        normalize(c)
+        value[r] = _times(forth, log_p[c].reshape(-1, C * V))
+
+    value = np.empty((R, forth.shape[0]), W.dtype)
+    if R == 1:
+        over_blocks(normalize, C, max(1, CELLS // V))
+        value[:] = _times(forth, log_p.reshape(1, -1))
+    else:
+        over_blocks(forward, R, max(1, CELLS // (C * V)))
 
     def pullback(dvalue: Array) -> Params:
-        dW = _times(back, dvalue).reshape(exp.shape)
+        d = dvalue.reshape(R, -1)
+        dW = np.empty(logits.shape, np.result_type(back.dtype, d.dtype))
 
-        def through(contexts: Iterator[slice]) -> None:
-            for c in contexts:
-                N = dW[c]
-                N -= exp[c] * (np.exp(-rest[c]) * row_sums(N))[:, None]
-                # 1 - p of a token that is nearly certain, to its last digit: a row sums to 0
-                flat = N.reshape(-1)
-                flat[best[c]] = 0
-                flat[best[c]] = 0 - row_sums(N)
+        def through(c: slice) -> None:
+            N = dW[c]
+            N -= exp[c] * (np.exp(-rest[c]) * row_sums(N))[:, None]
+            # 1 - p of a token that is nearly certain, to its last digit: a row sums to 0
+            flat, at = N.reshape(-1), best[c]
+            flat[at] = 0
+            flat[at] = 0 - row_sums(N)
 
-        over_blocks(through, len(dW), max(1, CELLS // V))
+        def backward(r: slice) -> None:
+            c = slice(r.start * C, r.stop * C)
+            dW[c] = _times(back, d[r]).reshape(-1, V)
+            through(c)
+
+        if R == 1:
+            dW[:] = _times(back, d).reshape(-1, V)
+            over_blocks(through, C, max(1, CELLS // V))
+        else:
+            over_blocks(backward, R, max(1, CELLS // (C * V)))
         return {"W": dW.reshape(W.shape).astype(dvalue.dtype, copy=False)}
 
-    return _times(forth, table.reshape(*W.shape[:-2], -1)).astype(W.dtype, copy=False), pullback
+    return value.reshape(*lead, -1), pullback
 
 
 def _times(matrix: Any, x: Array) -> Array:
-    """matrix @ x over the last axis of x (..., n)"""
-    if x.ndim == 1:
-        return np.asarray(matrix @ x)
-    out = np.empty((*x.shape[:-1], matrix.shape[0]), np.result_type(matrix.dtype, x.dtype))
-    rows, found = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
-
-    def worker(blocks: Iterator[slice]) -> None:
-        for block in blocks:
-            found[block] = (matrix @ rows[block].T).T
-
-    over_blocks(worker, len(rows), max(1, CELLS // max(matrix.shape)))
-    return out
+    """(R, n) to (R, m), by the matrix (m, n); one row by itself spares SciPy two transposes"""
+    return np.asarray(matrix @ x[0])[None] if len(x) == 1 else (matrix @ x.T).T
