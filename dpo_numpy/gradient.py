@@ -82,19 +82,21 @@ def compare(values: Array, where: Array, axis: int = -1) -> tuple[Array, Callabl
     if (where < 0).any():
         # -1 would fetch the last row: fetch row 0 there, and leave nothing of it.
         absent, rows = (where < 0).reshape(where.shape + (1,) * (-1 - axis)), np.maximum(where, 0)
-    out = np.take(values, rows, axis=axis)
+    out = values.take(rows, axis=axis)
     if absent is not None:
         out = np.where(absent, 0, out)
 
     def pullback(dout: Array) -> Array:
         dout = dout if absent is None else np.where(absent, 0, dout)
         if axis == -1 and dout.dtype in (np.float64, np.float32):  # as below, in a fifth of the time
-            start = np.arange(0, values.size, values.shape[-1])[:, None]
-            flat = np.bincount((start + rows.reshape(-1)).reshape(-1), dout.reshape(-1), values.size)
+            at = rows.reshape(-1)
+            if values.ndim > 1:
+                at = (np.arange(0, values.size, values.shape[-1])[:, None] + at).reshape(-1)
+            flat = np.bincount(at, dout.reshape(-1), values.size)
             return flat.reshape(values.shape).astype(dout.dtype, copy=False)
         dvalues = np.zeros(values.shape, dout.dtype)
-        at: Any = (..., rows, *(slice(None),) * (-1 - axis))
-        np.add.at(dvalues, at, dout)
+        trailing: Any = (..., rows, *(slice(None),) * (-1 - axis))
+        np.add.at(dvalues, trailing, dout)
         return dvalues
 
     return out, pullback
@@ -117,14 +119,14 @@ def value_and_grad(policy: Policy, params: Params, batch: Preferences, loss: Los
     (0.693147, (3, 3))
     """
     rows, where = batch.distinct()
-    if "present" not in loss.needs and (where < 0).any():
+    if batch.shorter and "present" not in loss.needs:
         short = np.argmax((where < 0).any(axis=1))
         raise ValueError(f"{loss.name} compares complete rows; index row {short} is a shorter ranking")
     values, to_params = read(policy, params, batch.responses, rows, loss.reads)
     compared = {name: compare(value, where, AXIS.get(name, -1)) for name, value in values.items()}
     facts = {name: fact for name in loss.needs if (fact := batch.fact(name)) is not None}
     value, grad = loss({name: x for name, (x, _) in compared.items()}, weight=batch.weight, **facts)
-    total = (batch.weight * value).sum(axis=-1)
+    total = (batch.weight * value).sum(axis=-1)  # no BLAS: of a long sum its threads make another
     dreadings = {name: back(grad[name]) for name, (_, back) in compared.items()}
     return (total if total.ndim else total.item()), to_params(dreadings)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,13 +124,12 @@ class Loss:
             self._fill(value, grads, readings, weight, facts)
             return value, grads
 
-        def worker(blocks: Iterator[slice]) -> None:
-            for rows in blocks:
-                of_rows = ({name: _block(name, x, rows) for name, x in arrays.items()}
-                           for arrays in (grads, readings, facts))
-                self._fill(value[..., rows], next(of_rows), next(of_rows), weight[rows], next(of_rows))
+        def visit(rows: slice) -> None:
+            of_rows = ({name: _block(name, x, rows) for name, x in arrays.items()}
+                       for arrays in (grads, readings, facts))
+            self._fill(value[..., rows], next(of_rows), next(of_rows), weight[rows], next(of_rows))
 
-        over_blocks(worker, B, step)
+        over_blocks(visit, B, step)
         return value, grads
 
     def _fill(self, value: Array, grads: dict[str, Array], readings: Values, weight: Array, facts: Values) -> None:

@@ -259,12 +259,16 @@ class Preferences:
             table = self.responses.facts.get(name)
         if table is None:
             return None
-        # -1 would fetch the last row: fetch any row there, and leave nothing of it.
-        gathered = table[np.maximum(self.index, 0)]
-        if (self.index < 0).any():
+        gathered = table.take(self.index, axis=0)  # of -1 the last row, of which nothing is left
+        if self.shorter:
             absent = (self.index < 0).reshape(self.index.shape + (1,) * (gathered.ndim - 2))
             gathered = np.where(absent, np.ones((), gathered.dtype), gathered)
         return gathered
+
+    @property
+    def shorter(self) -> bool:
+        """Whether a ranking is shorter than K"""
+        return self.memo("shorter", lambda: bool((self.index < 0).any()))
 
     def distinct(self) -> tuple[Array, Array]:
         """(rows, where): the n responses that are compared, each once and in their order, and (B, K) the place of each
