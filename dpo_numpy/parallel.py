@@ -3,7 +3,7 @@
 Blocks are cut by size alone, and what is computed for one does not depend on another: results are the same to the last
 bit whatever the number of threads. BLAS has threads of its own, in matrix products.
 
-Importing this also asks the allocator to keep what is freed: see the end.
+Importing this also asks the allocator to keep what is freed: `_keep_pages`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +120,3 @@ _threads = _available()
 _pool: ThreadPoolExecutor | None = None
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # a child has the pool, but not its threads
-
-# glibc gives freed arrays back to the system, and a page that is touched anew costs more than the arithmetic on it. Of
-# the largest array that was ever freed, up to 32 MB, it learns to keep as much. Elsewhere this does nothing.
-np.empty(31 << 20, np.uint8)

@@ -114,27 +114,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert int(done.stdout) == 20
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_freed_arrays_are_kept():
-    """Pages touched for the first time in 100 steps that each make four arrays of 1 MB and drop them: 256 an array"""
-    code = """
-import resource, numpy as np{}
-def step():
-    for array in [np.empty(1 << 20, np.uint8) for _ in range(4)]:
-        array.fill(1)
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(100):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    alone, ours = (int(subprocess.run([sys.executable, "-c", code.format(more)], text=True, capture_output=True,
-                                      check=True, env=environment).stdout) for more in ("", ", dpo_numpy.parallel"))
-    assert ours < 2 * 4 * 256
-    assert alone > 10 * ours  # else there was nothing to mend
-
-
 def test_no_pool_is_made_for_one_block(threading, monkeypatch):
     threading(4)
     monkeypatch.setattr(parallel, "_helpers", lambda: pytest.fail("asked for help"))
