@@ -20,10 +20,9 @@ from .numerics import (
     bernoulli_kl,
     exact_product,
     exp_times,
-    log_sigmoid,
-    log_sigmoid_and_slope,
+    log_loss,
+    log_losses,
     log_sigmoid_difference,
-    log_sigmoids,
     sigmoid_difference,
     sigmoids,
     signed_gap,
@@ -59,24 +58,19 @@ def logistic(h: Array, beta: float, offset: float = 0.0, eps: float = 0.0) -> tu
     if eps:
         value, slope = balanced(z, 1 - eps, eps, _turn(eps))
         return value, beta * slope
-    log_p, not_p = log_sigmoid_and_slope(z)
-    return -log_p, -beta * not_p
+    value, not_p = log_loss(z)
+    return value, -beta * not_p
 
 
 def balanced(z: Array, up: Any, down: Any, root: Any) -> tuple[Array, Array]:
     """φ(z) = -p log σ(z) - q log σ(-z),   φ'(z) = q σ(z) - p σ(-z),   0 at the root log(p/q); p = `up`, q = `down`"""
-    if root is None:  # q = 0
-        log_p, not_p = log_sigmoid_and_slope(z)
-        return -up * log_p, -up * not_p
-    (log_p, log_not_p), (p, not_p) = log_sigmoids(z)
+    (value, of_not), (p, not_p) = log_losses(z)
     # the two terms of φ' may cancel; in the distance from the root nothing does
-    return -up * log_p - down * log_not_p, signed_gap(down * p, up * not_p, _beyond(z, root))
+    return up * value + down * of_not, signed_gap(down * p, up * not_p, _beyond(z, root))
 
 
-def _turn(eps: float) -> float | None:
-    """log((1-ε)/ε), which no margin reaches if ε = 0; (1-2ε)/ε keeps the digits about ½, and may overflow next to 0"""
-    if not eps:
-        return None
+def _turn(eps: float) -> float:
+    """log((1-ε)/ε), ε > 0; (1-2ε)/ε keeps the digits about ½, and may overflow next to 0"""
     return math.log1p((1 - 2 * eps) / eps) if eps > 0.25 else math.log1p(-eps) - math.log(eps)
 
 
@@ -93,8 +87,8 @@ def _beyond(z: Array, root: Any) -> Array:
 def robust(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = [ε log σ(-z) - (1-ε) log σ(z)] / (1-2ε) = -log σ(z) - cz,   φ'(h) = -β (σ(-z) + c),   c = ε/(1-2ε)"""
     z, c = beta * h, eps / (1 - 2 * eps)
-    log_p, not_p = log_sigmoid_and_slope(z)
-    return -log_p - c * z, -beta * (not_p + c)
+    value, not_p = log_loss(z)
+    return value - c * z, -beta * (not_p + c)
 
 
 def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[Array, Array]:
@@ -102,8 +96,8 @@ def length_margin(h: Array, length: Array, beta: float, alpha: float) -> tuple[A
     extra, lost = exact_product(alpha, length[..., 0] - length[..., 1])
     z = beta * h + extra
     lost = lost + (beta * h - (z - extra))  # what the sum was rounded by; where βh is the larger, its own ulp is more
-    log_p, not_p = log_sigmoid_and_slope(z)
-    return -log_p - not_p * lost, -beta * not_p * (1 - (1 - not_p) * lost)
+    value, not_p = log_loss(z)
+    return value - not_p * lost, -beta * not_p * (1 - (1 - not_p) * lost)
 
 
 def squared(h: Array, target: float) -> tuple[Array, Array]:
@@ -122,8 +116,8 @@ def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
     """φ(h) = KL(σ(z) || 1-ε),   φ'(h) = β σ(z) σ(-z) (z - z₀),   z = βh, z₀ = log((1-ε)/ε)"""
     z, target = beta * h, _turn(eps)
     near = np.full((1,) * z.ndim, target, z.real.dtype)
-    x = _, (p, not_p) = log_sigmoids(z)
-    return bernoulli_kl(x, log_sigmoids(near), z - near), beta * p * not_p * _beyond(z, target)
+    x = _, (p, not_p) = log_losses(z)
+    return bernoulli_kl(x, log_losses(near), z - near), beta * p * not_p * _beyond(z, target)
 
 
 def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
@@ -133,10 +127,10 @@ def discopop(h: Array, beta: float, tau: float) -> tuple[Array, Array]:
         at = x / tau
         m, rest = sigmoids(at)
         decay = np.exp(np.minimum(at * (1 - tau), -x)) * np.maximum(m, rest)  # m e⁻ˣ; below 0, e^(x/τ - x) (1 - m)
-        log_p, not_p = log_sigmoid_and_slope(x)
-        bend = np.where(np.isinf(decay), 0, decay) + m * log_p
+        value, not_p = log_loss(x)
+        bend = np.where(np.isinf(decay), 0, decay) - m * value
         slope = beta * (rest * bend / tau - rest * not_p - decay)
-    return -rest * log_p + decay, slope
+    return rest * value + decay, slope
 
 
 def weighted(h: Array, w: Array, beta: float, clamp: bool) -> tuple[Array, Array]:
@@ -168,8 +162,8 @@ def reward_distance(h: Array, reward: Array, beta: float, eta: float, distance: 
     d = z - t
     if distance == "squared":
         return d * d, 2 * beta * d
-    x = _, (p, not_p) = log_sigmoids(z)
-    target = _, (q, not_q) = log_sigmoids(t)
+    x = _, (p, not_p) = log_losses(z)
+    target = _, (q, not_q) = log_losses(t)
     if distance == "kl":
         return bernoulli_kl(target, x, -d), beta * sigmoid_difference((p, not_p), (q, not_q), d)
     return bernoulli_kl(x, target, d), beta * p * not_p * d
@@ -177,8 +171,8 @@ def reward_distance(h: Array, reward: Array, beta: float, eta: float, distance: 
 
 def shifted(h: Array, margin: Array) -> tuple[Array, Array]:
     """φ(h) = -log σ(h - m),   φ'(h) = -σ(m - h),   m = `margin`"""
-    log_p, not_p = log_sigmoid_and_slope(h - margin)
-    return -log_p, -not_p
+    value, not_p = log_loss(h - margin)
+    return value, -not_p
 
 
 # ---- kernels of two scores: value, (slope, slope)
@@ -192,15 +186,14 @@ def dpop(a: Array, b: Array, beta: float, lam: float) -> tuple[Array, tuple[Arra
 def nca(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(x) - ½ log σ(-x) - ½ log σ(-y),   ∂a = β (½ σ(x) - σ(-x)),   ∂b = ½ β σ(y),   x = βa, y = βb"""
     value, slope = balanced(beta * a, 1.0, 0.5, math.log(2))
-    log_not_q, q = log_sigmoid_and_slope(-beta * b)
-    return value - 0.5 * log_not_q, (beta * slope, 0.5 * beta * q)
+    of_not, q = log_loss(-beta * b)
+    return value + 0.5 * of_not, (beta * slope, 0.5 * beta * q)
 
 
 def bco(a: Array, b: Array, delta: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(x) - log σ(-y),   ∂a = -β σ(-x),   ∂b = β σ(y),   x = βa - δ, y = βb - δ"""
-    log_p, not_p = log_sigmoid_and_slope(beta * a - delta)
-    log_not_q, q = log_sigmoid_and_slope(delta - beta * b)
-    return -log_p - log_not_q, (-beta * not_p, beta * q)
+    (value, not_p), (of_not, q) = log_loss(beta * a - delta), log_loss(delta - beta * b)
+    return value + of_not, (-beta * not_p, beta * q)
 
 
 def squares(a: Array, b: Array, target: float) -> tuple[Array, tuple[Array, Array]]:
@@ -233,7 +226,7 @@ def apo_down(a: Array, b: Array, beta: float, plus_one: bool) -> tuple[Array, tu
 
 def js(a: Array, b: Array, beta: float) -> tuple[Array, tuple[Array, Array]]:
     """φ = -log σ(z),   ∂a = -β σ(-z) σ(-a),   ∂b = β σ(-z) σ(-b),   z = β (log σ(a) - log σ(b))"""
-    x, y = log_sigmoid_and_slope(a), log_sigmoid_and_slope(b)
+    x, y = log_loss(a), log_loss(b)
     value, slope = logistic(log_sigmoid_difference(x, y, a - b), beta)
     return value, (slope * x[1], -slope * y[1])
 
@@ -246,19 +239,22 @@ def powers(a: Array, b: Array, beta: float, alphas: tuple[float, ...], offset: f
     """
     high, low = np.maximum(a, b), np.minimum(a, b)
     apart: Array = low - high
-    gap = np.zeros_like(apart)
+    gap = np.zeros(apart.shape, apart.dtype)
     least = np.finfo(apart.real.dtype).smallest_normal ** 0.5  # α below it is 0 to rounding, and 1/α may be infinite
     for alpha in alphas:
         share = -beta / abs(alpha) * np.expm1(abs(alpha) * apart) if abs(alpha) > least else -beta * apart
         gap += exp_times(-alpha * (low if alpha > 0 else high), share)
     with np.errstate(over="ignore", invalid="ignore"):  # ends that are out of reach
         z = np.where(high == a, gap, -gap) - offset
-        value, slope = balanced(z, 1 - eps, eps, _turn(eps))
-        # σ(-z) vanishes where e^-αx overflows: one exponential of both
-        k, pull = (0, slope) if eps else (log_sigmoid(-z), np.full((), -1, z.dtype))
+        if eps:
+            value, slope = balanced(z, 1 - eps, eps, _turn(eps))
+            k, pull = np.zeros((), z.dtype), beta * slope
+        else:  # σ(-z) vanishes where e^-αx overflows: one exponential of both
+            (value, of_not), _ = log_losses(z)
+            k, pull = -of_not, np.full((), -beta, z.dtype)
 
         def through(x: Array) -> Array:
-            first, *more = (exp_times(k - alpha * x, beta * pull) for alpha in alphas)
+            first, *more = (exp_times(k - alpha * x, pull) for alpha in alphas)
             return sum(more, start=first)
 
         return value, (through(a), -through(b))
@@ -301,8 +297,8 @@ def kto_at_zero(s: Array, label: Array, beta: float, lam_d: float, lam_u: float)
 def classify(s: Array, label: Array, delta: Array, beta: float) -> tuple[Array, Array]:
     """φ(s) = -log σ(z),   φ'(s) = ∓β σ(-z),   z = ±(βs - δ);  + if desired"""
     sign = _sign(label, s)
-    log_p, not_p = log_sigmoid_and_slope(sign * (beta * s - delta))
-    return -log_p, -beta * sign * not_p
+    value, not_p = log_loss(sign * (beta * s - delta))
+    return value, -beta * sign * not_p
 
 
 def _sign(label: Array, of: Array) -> Array:

@@ -99,17 +99,21 @@ class Loss:
 
         Raises `ValueError` on a missing fact or reading, and on shapes that do not fit.
         """
-        named = isinstance(logp, Mapping)
-        readings = self._readings(logp if isinstance(logp, Mapping) else {self.reads[0]: logp})
+        given = logp if isinstance(logp, Mapping) else {self.reads[0]: logp}
+        readings = self._readings(given)
         first = readings[self.reads[0]]
         told = {**UNLESS_TOLD, "ref_logp": ref_logp, "length": length, **facts}
         known = {name: self._fact(name, told.get(name), first) for name in self.needs}
         rows = self._rows(first)[-2:-1]
-        weights = np.ones(rows, first.real.dtype) if weight is None else np.asarray(weight, first.real.dtype)
+        if weight is None:
+            weights = np.empty(rows, first.real.dtype)
+            weights.fill(1)
+        else:
+            weights = np.asarray(weight, first.real.dtype)
         if weights.shape != rows:
             raise ValueError(f"weight has shape {weights.shape}; expected {rows}")
         value, grads = self._evaluate(readings, weights, known)
-        return value, grads if named else grads[self.reads[0]]
+        return value, grads if given is logp else grads[self.reads[0]]
 
     def _evaluate(self, readings: Values, weight: Array, facts: Values) -> tuple[Array, dict[str, Array]]:
         """`__call__` once all is checked and cast: readings and `weight` of one dtype, facts as `_fact` leaves them
@@ -125,9 +129,8 @@ class Loss:
             return value, grads
 
         def visit(rows: slice) -> None:
-            of_rows = ({name: _block(name, x, rows) for name, x in arrays.items()}
-                       for arrays in (grads, readings, facts))
-            self._fill(value[..., rows], next(of_rows), next(of_rows), weight[rows], next(of_rows))
+            self._fill(value[..., rows], _of_rows(grads, rows), _of_rows(readings, rows), weight[rows],
+                       _of_rows(facts, rows))
 
         over_blocks(visit, B, step)
         return value, grads
@@ -150,12 +153,13 @@ class Loss:
         return first.shape[:-1] if self._of_tokens else first.shape
 
     def _readings(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        missing = [name for name in self.reads if name not in given]
-        if missing:
-            raise ValueError(
-                f"{self.name} reads {', '.join(self.reads)}; {missing[0]} was not given: pass a dict of arrays by name"
-            )
-        x = {name: np.asarray(given[name]) for name in self.reads}
+        x: dict[str, Array] = {}
+        for name in self.reads:
+            if name not in given:
+                raise ValueError(
+                    f"{self.name} reads {', '.join(self.reads)}; {name} was not given: pass a dict of arrays by name"
+                )
+            x[name] = np.asarray(given[name])
         shape = x[self.reads[0]].shape
         axes = 3 if self._of_tokens else 2
         for name, values in x.items():
@@ -197,13 +201,11 @@ def _dtype(*given: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.kind in "fc" and dtype.itemsize > 2 else np.dtype(np.float64)
 
 
-def _block(name: str, x: Array, rows: slice) -> Array:
-    """Those rows of a reading or a fact; a fact of comparisons may be one for all"""
-    if name in OF_TOKENS:
-        return x[..., rows, :, :]
-    if name in OF_RESPONSES or name in READ:
-        return x[..., rows, :]
-    return x[..., rows] if x.ndim and x.shape[-1] > 1 else x
+def _of_rows(arrays: Values, rows: slice) -> dict[str, Array]:
+    """Those rows of readings, gradients or facts; a fact of comparisons may be one for all"""
+    return {name: x[..., rows, :, :] if name in OF_TOKENS else
+            x[..., rows, :] if name in OF_RESPONSES or name in READ else
+            x[..., rows] if x.ndim and x.shape[-1] > 1 else x for name, x in arrays.items()}
 
 
 #: name -> factory: hyper-parameters -> a `Loss` of pairs, rankings, single responses or rewards

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["at_most_0", "bernoulli_kl", "exact_product", "exp_minus_1_minus", "exp_times", "kl_terms",
-           "log_normalizer", "log_sigmoid", "log_sigmoid_and_slope", "log_sigmoid_difference", "log_sigmoids",
-           "log_softmax", "row_sums", "sigmoid", "sigmoid_difference", "sigmoids", "signed_gap"]
+           "log_loss", "log_losses", "log_normalizer", "log_sigmoid", "log_sigmoid_difference", "log_softmax",
+           "row_sums", "sigmoid", "sigmoid_difference", "sigmoids", "signed_gap"]
 
 Array = NDArray[Any]
 Both = tuple[Array, Array]
@@ -29,7 +29,7 @@ def log_sigmoid(z: Array) -> Array:
     >>> log_sigmoid(np.array([-1000.0, 0.0, 40.0]))
     array([-1.00000000e+03, -6.93147181e-01, -4.24835426e-18])
     """
-    return at_most_0(z) - np.log1p(_decay(z))
+    return -_log_loss(z, _decay(z))
 
 
 def sigmoid(z: Array) -> Array:
@@ -53,25 +53,24 @@ def sigmoids(z: Array) -> tuple[Array, Array]:
     return _one_where(~negative, e) / whole, _one_where(negative, e) / whole
 
 
-def log_sigmoid_and_slope(z: Array) -> tuple[Array, Array]:
-    """log σ(z) and its slope, σ(-z), by one exponential
+def log_loss(z: Array) -> Both:
+    """-log σ(z) and σ(-z), which is minus its slope, by one exponential
 
-    >>> log_sigmoid_and_slope(np.array([-1000.0, 1000.0]))
-    (array([-1000.,     0.]), array([1., 0.]))
+    >>> log_loss(np.array([-1000.0, 1000.0]))
+    (array([1000.,    0.]), array([1., 0.]))
     """
     e = _decay(z)
-    return at_most_0(z) - np.log1p(e), _one_where(np.signbit(z.real), e) / (1 + e)
+    return _log_loss(z, e), _one_where(np.signbit(z.real), e) / (1 + e)
 
 
-def log_sigmoids(z: Array) -> tuple[Array, Array]:
-    """[log σ(z), log σ(-z)] and [σ(z), σ(-z)], by one exponential
+def log_losses(z: Array) -> Both:
+    """[-log σ(z), -log σ(-z)] and [σ(z), σ(-z)], by one exponential
 
-    >>> log_sigmoids(np.array(-1000.0))
-    (array([-1000.,     0.]), array([0., 1.]))
+    >>> log_losses(np.array(-1000.0))
+    (array([1000.,    0.]), array([0., 1.]))
     """
-    both = _and_opposite(z)
-    e = _decay(z)
-    return at_most_0(both) - np.log1p(e), _one_where(~np.signbit(both.real), e) / (1 + e)
+    both, e = _and_opposite(z), _decay(z)
+    return _log_loss(both, e), _one_where(~np.signbit(both.real), e) / (1 + e)
 
 
 def sigmoid_difference(x: Both, y: Both, d: Array) -> Array:
@@ -98,30 +97,30 @@ def signed_gap(x: Array, y: Array, d: Array) -> Array:
 
 
 def log_sigmoid_difference(x: Both, y: Both, d: Array) -> Array:
-    """log σ(x) - log σ(y) = -log1p(σ(-y) (e⁻ᵈ - 1)), of `log_sigmoid_and_slope` of x and y, d = x - y
+    """log σ(x) - log σ(y) = -log1p(σ(-y) (e⁻ᵈ - 1)), of the `log_loss` of x and of y, d = x - y
 
     Far apart, the difference itself loses nothing.
 
     >>> x, y = np.array([1e-20, 800.0]), np.array([0.0, -800.0])
-    >>> log_sigmoid_difference(log_sigmoid_and_slope(x), log_sigmoid_and_slope(y), x - y)
+    >>> log_sigmoid_difference(log_loss(x), log_loss(y), x - y)
     array([5.e-21, 8.e+02])
     """
     near = abs(d) < 1
-    return np.where(near, -np.log1p(y[1] * np.expm1(-_within(d, near, 1))), x[0] - y[0])
+    return np.where(near, -np.log1p(y[1] * np.expm1(-_within(d, 1))), y[0] - x[0])
 
 
 def bernoulli_kl(x: Both, y: Both, d: Array) -> Array:
     """KL(σ(x) || σ(y)) = σ(x) log σ(x)/σ(y) + σ(-x) log σ(-x)/σ(-y), never negative
 
-    As a sum of q (eᵈ - 1 - d), d = log p - log q, in which nothing cancels; of the `log_sigmoids` of x and y, which
+    As a sum of q (eᵈ - 1 - d), d = log p - log q, in which nothing cancels; of the `log_losses` of x and y, which
     have as many axes, and d = x - y.
 
     >>> x, y = np.array([0.0, 0.0, 1000.0]), np.array([1e-9, np.log(3.0), -1000.0])
-    >>> bernoulli_kl(log_sigmoids(x), log_sigmoids(y), x - y)
+    >>> bernoulli_kl(log_losses(x), log_losses(y), x - y)
     array([1.25000000e-19, 1.43841036e-01, 1.00000000e+03])
     """
-    (log_q, q), (log_p, p) = x, y
-    gap = log_sigmoid_difference((log_p, p[::-1]), (log_q, q[::-1]), _and_opposite(-d))
+    (of_x, q), (_, p) = x, y
+    gap = log_sigmoid_difference(y, (of_x, q[::-1]), _and_opposite(-d))
     near = gap.real < 2  # beyond, nothing cancels, and eᵈ would multiply the rounding of d
     terms = np.where(near, q * exp_minus_1_minus(np.where(near, gap, 0)), p - q - q * gap)
     return np.asarray(terms[0] + terms[1])
@@ -134,9 +133,16 @@ def _decay(z: Array) -> Array:
     return np.exp(np.where(np.signbit(z.real), z, -z) if z.dtype.kind == "c" else -abs(z))
 
 
+def _log_loss(z: Array, e: Array) -> Array:
+    """-log σ(z) = log1p(e) + max(0, -z), e = e^-|z|"""
+    rest = np.log1p(e)
+    return rest - np.where(np.signbit(z.real), z, 0) if z.dtype.kind == "c" else np.maximum(rest, rest - z)
+
+
 def at_most_0(z: Array) -> Array:
     """min(z, 0)"""
-    return np.where(np.signbit(z.real), z, 0) if z.dtype.kind == "c" else np.minimum(z, 0)
+    # of two arrays NumPy takes the lesser several at a time, of an array and a number one by one
+    return np.where(z.real < 0, z, 0) if z.dtype.kind == "c" else np.minimum(z, np.zeros(z.shape, z.dtype))
 
 
 def _one_where(certain: Array, e: Array) -> Array:
@@ -144,9 +150,9 @@ def _one_where(certain: Array, e: Array) -> Array:
     return np.where(certain, 1, e) if e.dtype.kind == "c" else np.maximum(certain, e)
 
 
-def _within(d: Array, near: Array, limit: float) -> Array:
-    """d where |d| < `limit`, which is where it is `near`; elsewhere some number that is no larger"""
-    return np.where(near, d, 0) if d.dtype.kind == "c" else np.minimum(np.maximum(d, -limit), limit)
+def _within(d: Array, limit: float) -> Array:
+    """d where |d| < `limit`; elsewhere some number that is no larger"""
+    return np.minimum(np.maximum(d, -limit), limit)
 
 
 def _and_opposite(z: Array) -> Array:
@@ -197,7 +203,7 @@ def exp_minus_1_minus(d: Array) -> Array:
     array([5.00000000e-19, 0.00000000e+00, 7.18281828e-01])
     """
     near = abs(d) < 0.25
-    small = _within(d, near, 0.25)
+    small = _within(d, 0.25)
     first, *rest, last = _taylor(d.real.dtype)
     series = last * small
     for coefficient in reversed(rest):

@@ -516,9 +516,8 @@ def test_blocks_are_the_whole(name, lead, monkeypatch, threading):
     """to the last bit, also where facts are one for all, and where a loss couples rows and may not be cut"""
     loss, read, facts = many(name, lead=lead)
     weight = np.random.default_rng(1).random(300)
-    of_rows = set(facts) - {*OF_RESPONSES, *OF_TOKENS}
-    one = {key: np.full((*lead, 1, 1), x.flat[0]) if key in of_rows and not loss.coupled else x
-           for key, x in facts.items()}
+    of_rows = set() if loss.coupled else set(facts) - {*OF_RESPONSES, *OF_TOKENS}
+    one = {key: np.full((*lead, 1, 1), x.flat[0]) if key in of_rows else x for key, x in facts.items()}
     monkeypatch.setattr(losses, "BLOCK", 10**9)
     whole = [loss(read, weight=weight, **told) for told in (facts, one)]
     monkeypatch.setattr(losses, "BLOCK", 256)
