@@ -2,7 +2,8 @@
 
 A module of `benchmarks/cases` has `CASES`, a list of `Case`, and `SIDES`, {label: (worker, function)}. The function
 gets a case's parameters and answers with a `Run`. It is called in a process of that worker, so importing the module
-imports no library. A worker is `numpy`, `torch` ...; the libraries of `numpy/1` are told to use one thread.
+imports no library. A worker is `numpy`, `torch` ...; the libraries of `numpy/1` are told to use one thread, and in
+`numpy/blas 1` the BLAS is, while NumPy's caller has as many as the others.
 
 A ratio is peer's seconds / ours, of one round each: what the machine does beside it hits both. Above 1 ours is faster.
 A module may have `table(results) -> str`, its group's part of the page, and `SCALING`, its pictures (`pictures.py`).
@@ -189,6 +190,13 @@ def serve(connection: Connection) -> None:
             connection.send(("failed", traceback.format_exc()))
 
 
+def threads_of(worker: str, threads: int) -> dict[str, str]:
+    """What a worker's environment says of threads."""
+    told = worker.partition("/")[2]
+    found = dict.fromkeys(THREADS, told if told.isdecimal() else str(threads))
+    return found | {"OPENBLAS_NUM_THREADS": "1"} if told == "blas 1" else found
+
+
 @contextmanager
 def environment(**names: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in names}
@@ -207,8 +215,7 @@ class Worker:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        threads = int(name.partition("/")[2] or threads)
-        with environment(**dict.fromkeys(THREADS, str(threads))):  # libraries read it when they are imported
+        with environment(**threads_of(name, threads)):  # libraries read it when they are imported
             self.process = context.Process(target=serve, args=(other,))
             self.process.start()
         other.close()

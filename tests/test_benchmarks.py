@@ -34,6 +34,13 @@ class Clock:
 # Arithmetic
 
 
+@pytest.mark.parametrize(("worker", "told"), [
+    ("numpy", ["2", "2", "2"]), ("numpy/1", ["1", "1", "1"]), ("numpy/blas 1", ["2", "1", "2"])])
+def test_a_worker_is_told_how_many_threads(worker, told):
+    found = harness.threads_of(worker, 2)
+    assert [found[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")] == told
+
+
 def test_a_stretch_is_the_time_of_so_many_runs():
     clock = Clock()
     assert harness.stretch(lambda: clock.spend(0.25), 8, clock) == 2 and clock.calls == 8
