@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow browser lint notebooks pages docs mutate peers zoo wheel clean always
+.PHONY: help demo test slow browser lint notebooks pages docs mutate peers zoo bench wheel clean always
 
 # pip reads these two (the second when it builds); empty CONSTRAINTS: the newest versions that setup.cfg admits.
 export PIP_CONSTRAINT       := $(CONSTRAINTS)
@@ -102,12 +102,26 @@ $(PEERS)/%/ready:
 	$(@D)/bin/python -m pip install --quiet $(PEER)
 	@touch $@
 
+BENCH ?= .venv-bench
+
+# PIP_EXTRA_INDEX_URL: as for peers. ARGS="--only losses": a part; ARGS=--help lists the rest.
+bench: $(BENCH)/ready  ## measure beside torch, JAX, autograd and TRL: benchmarks/results.json, BENCHMARKS.md (idle machine)
+	$(BENCH)/bin/python benchmarks/run.py $(ARGS)
+
+$(BENCH)/ready: export PIP_CONSTRAINT :=
+$(BENCH)/ready: export PIP_BUILD_CONSTRAINT :=
+$(BENCH)/ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --editable .
+	@touch $@
+
 wheel: $(VENV)/with-dev  ## build dist/*.whl
 	rm -rf build dist
 	$(VENV)/bin/python -m build --wheel
 
 clean:  ## remove everything that is made
-	rm -rf $(VENV) $(PEERS) $(ZOO) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(ZOO) $(BENCH) demo build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is good for one interpreter, one place and one set of constraints: its key.

@@ -233,6 +233,8 @@ def settled_reward(reward: ArrayLike, wins: ArrayLike) -> Array:
 def _least(wins: Array, connection: str) -> NDArray[np.intp]:
     """All prompts are one graph, with rows of wins as its nodes."""
     K = wins.shape[-1]
+    if np.count_nonzero(wins) - np.count_nonzero(np.diagonal(wins, axis1=-2, axis2=-1)) == wins.size // K * (K - 1):
+        return np.zeros(wins.shape[:-1], np.intp)  # each has beaten each
     node, rival = np.nonzero(wins.reshape(-1, K))
     arcs = coo_array((np.ones(len(node), bool), (node, node - node % K + rival)), shape=2 * (wins.size // K,))
     _, part = connected_components(arcs, connection=connection)

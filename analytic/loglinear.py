@@ -26,7 +26,8 @@ from scipy import optimize
 
 from . import optimum, population
 from ._checks import Array, distribution, finite, positive, same_responses, square
-from ._solvers import minimize
+from ._solvers import PullsOnFeatures, settle
+from .graph import mle_exists
 
 __all__ = [
     "Best", "best_in_class", "drift", "gradient", "hessian", "hessian_product", "log_ratio", "newton", "objective",
@@ -135,7 +136,7 @@ def drift(pi: ArrayLike, features: ArrayLike, direction: ArrayLike) -> Array:
 
 
 def newton(features: ArrayLike, wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_θ L(θ), shape (d,): Newton's method from θ = 0, steps halved until L falls enough
+    """argmin_θ L(θ), shape (d,): Newton's method from θ = 0, steps cut where L might rise
 
     features (prompts..., K, d), wins (prompts..., K, K).
 
@@ -149,14 +150,9 @@ def newton(features: ArrayLike, wins: ArrayLike, beta: float, steps: int = 200) 
     """
     features, wins = _flat(features, wins)
     beta = positive("beta", beta)
-    prompt, better, worse = np.nonzero(wins)
-    _unique_minimizer_exists(features[prompt, better] - features[prompt, worse])
-    return minimize(
-        lambda theta: objective(theta, features, wins, beta),
-        lambda theta: (gradient(theta, features, wins, beta), hessian(theta, features, wins, beta)),
-        np.zeros(features.shape[-1]),
-        steps,
-    )
+    wins = np.where(np.eye(wins.shape[-1], dtype=bool), 0.0, wins)
+    _unique_minimizer_exists(features, wins)
+    return settle(PullsOnFeatures(features, wins), np.zeros(features.shape[-1]), steps) / beta
 
 
 class Best(NamedTuple):
@@ -228,12 +224,24 @@ def _flat(features: ArrayLike, wins: ArrayLike) -> tuple[Array, Array]:
     return features.reshape(-1, K, d), wins.reshape(-1, K, K)
 
 
-def _unique_minimizer_exists(difference: Array) -> None:
-    """difference (B, d), features of the chosen less those of the rejected: they span all directions, and no direction
-    has them all on one side, or else there is a largest sum of the differences along it in a box (linear programming).
+def _unique_minimizer_exists(features: Array, wins: Array) -> None:
+    """Differences of features, the chosen's less the rejected's, span all directions, and no direction has them all on
+    one side, or else there is a largest sum of the differences along it in a box (linear programming).
+
+    Where each response of a prompt loses to each other, through others at least, none has: it is enough that they span.
     """
+    d = features.shape[-1]
+    if mle_exists(wins).all():
+        centered = (features - features.mean(axis=-2, keepdims=True)).reshape(-1, d)
+        squares = np.linalg.eigvalsh(centered.T @ centered)
+        if squares[0] > 1e-8 * squares[-1]:  # a tenth of the time, where it can tell
+            return
+        sizes = np.linalg.svd(centered, compute_uv=False)
+        if len(sizes) == d and sizes[-1] > 8 * len(centered) * np.finfo(float).eps * sizes[0]:
+            return
+    prompt, better, worse = np.nonzero(wins)
+    difference = features[prompt, better] - features[prompt, worse]
     difference = difference[difference.any(axis=-1)]
-    d = difference.shape[-1]
     _, sizes, directions = np.linalg.svd(np.vstack([difference, np.zeros((d, d))]))
     if not (sizes[-1] > 8 * len(difference) * np.finfo(float).eps * sizes[0]):
         raise ValueError(f"features of the responses compared do not differ along theta = {_pointed(directions[-1])}; "

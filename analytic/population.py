@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
 from ._checks import Array, _reject, distribution, finite, nonnegative, positive, same_responses, square
-from ._solvers import minimize
+from ._solvers import Pulls, settle
 from .graph import laplacian, require_strongly_connected
 
 __all__ = [
@@ -131,7 +131,7 @@ def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: Array
 
 
 def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps halved until L falls enough
+    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps cut where L might rise
 
     wins (..., K, K). Bradley-Terry labels of rewards r have it at r/β, up to a constant, whichever pairs are met as
     long as these connect all responses; then `policy(u, ref)` is π*. With labels that no reward explains it moves
@@ -147,15 +147,13 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     wins, beta = square("wins", wins), positive("beta", beta)
     if wins.ndim > 2:
         return np.stack([newton(prompt, beta, steps) for prompt in wins])
-    require_strongly_connected("wins", wins)
-
-    def r(x: Array) -> Array:
-        return np.append(0, x)  # r[0] held: only differences matter
-
-    def derivatives(x: Array) -> tuple[Array, Array]:
-        return gradient(r(x), wins, 1.0)[1:], hessian(r(x), wins, 1.0)[1:, 1:]
-
-    found = r(minimize(lambda x: objective(r(x), wins, 1.0), derivatives, np.zeros(len(wins) - 1), steps))
+    if len(wins) == 1:
+        return np.zeros(1)
+    wins = wins.copy()
+    np.fill_diagonal(wins, 0.0)
+    if np.count_nonzero(wins) < wins.size - len(wins):  # else each has beaten each
+        require_strongly_connected("wins", wins)
+    found = settle(Pulls(wins), np.zeros(len(wins)), steps)
     centered: Array = (found - found.mean()) / beta
     return centered
 

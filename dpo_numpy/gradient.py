@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .losses import Loss
+from .parallel import over_blocks, threads
 from .policy import Params, Policy
 from .preferences import Preferences, Responses
 from .readings import READINGS
@@ -24,7 +25,8 @@ __all__ = ["compare", "read", "scores_matrix", "value_and_grad"]
 Array = NDArray[Any]
 ToParams = Callable[[Mapping[str, Array]], Params]
 
-CELLS = 1 << 22  # numbers held at once, most often logits: 32 MB of float64, and as much again on the way back
+CELLS = 1 << 26  # numbers kept for the way back, most often logits: 512 MB of float64
+BLOCK, TOKENS = 1 << 20, 512  # numbers of a block, tokens in it at least: below, matrices are not worth a thread
 # where the responses lie, counted from the end: (..., N) unless the tokens stay apart, (..., N, T)
 AXIS = {"token_logp": -2, "token_entropy": -2, "token_value": -2}
 
@@ -33,9 +35,10 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
          cells: int = CELLS) -> tuple[dict[str, Array], ToParams]:
     """The named readings of n rows of `responses`, {name: (..., n) or (..., n, T)}, and a pullback to the parameters.
 
-    A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks of
-    `cells` logits, or whatever else `policy.cells` says it holds, like lengths together, and each block is computed
-    again on the way back: memory is a block's, whatever the size of the data, and the gradient is exact also for losses
+    A policy that offers a reading itself (`policy.logp`) is asked for it. Otherwise the rows are walked in blocks, like
+    lengths together, by several threads. What a policy holds for the way back, its logits or as many numbers a token as
+    `policy.cells` says, is kept up to `cells` numbers in all. Where that is too little, each block is computed again on
+    the way back: memory is a block's a thread, whatever the size of the data. The gradient is exact also for losses
     that couple the whole batch.
 
     Raises `ValueError` on an unknown reading and on token ids outside the policy's vocabulary.
@@ -48,23 +51,37 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     offered = {name: getattr(policy, name)(params, responses, rows) for name in names if hasattr(policy, name)}
     values = {name: value for name, (value, _) in offered.items()}
     walked = [name for name in names if name not in offered]
-    parts = _parts(responses, rows, getattr(policy, "cells", policy.vocab), cells) if walked else []
-    kept: tuple[dict[str, Array], ToParams] | None = None
-    for block, part in parts:
-        got, to_params = _read_block(policy, params, part, walked)
-        kept = (got, to_params) if len(parts) == 1 else None
-        for name, value in got.items():
-            at, shape = _at(name, block, value, len(rows), responses)
-            values.setdefault(name, np.zeros(shape, value.dtype))[at] = value
+    each = getattr(policy, "cells", policy.vocab)
+    parts = _parts(responses, rows, each, min(cells, max(BLOCK, TOKENS * each))) if walked else []
+    keep = len(parts) == 1 or sum(part.tokens.size for _, part in parts) * each <= cells
+    kept: list[tuple[dict[str, Array], ToParams] | None] = [None] * len(parts)
+
+    def forward(numbers: slice) -> None:
+        for i in range(numbers.start, numbers.stop):
+            block, part = parts[i]
+            got, to_params = _read_block(policy, params, part, walked)
+            kept[i] = (got, to_params) if keep else None
+            for name, value in got.items():
+                at, shape = _at(name, block, value, len(rows), responses)
+                values.setdefault(name, np.zeros(shape, value.dtype))[at] = value
+
+    over_blocks(forward, len(parts), 1)
 
     def pullback(grads: Mapping[str, Array]) -> Params:
-        found = [back(grads[name]) for name, (_, back) in offered.items()]
-        for block, part in parts:
-            got, to_params = kept or _read_block(policy, params, part, walked)
-            found.append(to_params({name: grads[name][_at(name, block, value, len(rows), responses)[0]]
-                                    for name, value in got.items()}))
-            found = [_add(*found)] if len(found) == 2 else found
-        return found[0] if len(found) == 1 else _add(*found)
+        total = [back(grads[name]) for name, (_, back) in offered.items()]
+        for start in range(0, len(parts), threads()):
+            found: list[Params] = [{}] * min(threads(), len(parts) - start)
+
+            def backward(numbers: slice, start: int = start, found: list[Params] = found) -> None:
+                for i in range(numbers.start, numbers.stop):
+                    block, part = parts[start + i]
+                    got, to_params = kept[start + i] or _read_block(policy, params, part, walked)
+                    found[i] = to_params({name: grads[name][_at(name, block, value, len(rows), responses)[0]]
+                                          for name, value in got.items()})
+
+            over_blocks(backward, len(found), 1)
+            total = [_add(*total, *found)]  # in the order of the blocks, however many threads there are
+        return _add(*total)
 
     return values, pullback
 

@@ -3,7 +3,7 @@
 Blocks are cut by size alone, and what is computed for one does not depend on another: results are the same to the last
 bit whatever the number of threads. BLAS has threads of its own, in matrix products.
 
-Importing this also asks the allocator to keep what is freed: see the end.
+Importing this also asks the allocator to keep what is freed: `_keep_pages`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -106,11 +104,19 @@ def _forget() -> None:
     _pool = None  # its threads end when they have nothing to do
 
 
+def _keep_pages() -> None:
+    """Tell the C library's allocator not to return what is freed to the system, up to 64 MB.
+
+    A step frees its arrays and asks for as many again. Pages that went back in between are found one page fault at a
+    time, and cost as much as the arithmetic. glibc draws its limits anew when a block is freed that it had from the
+    system: 32 MB is the largest that it heeds. Zeros that nobody reads are no pages yet, so this costs microseconds.
+    """
+    bytes((1 << 25) - (1 << 16))
+
+
+if sys.platform == "linux":
+    _keep_pages()
 _threads = _available()
 _pool: ThreadPoolExecutor | None = None
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # a child has the pool, but not its threads
-
-# glibc gives freed arrays back to the system, and a page that is touched anew costs more than the arithmetic on it. Of
-# the largest array that was ever freed, up to 32 MB, it learns to keep as much. Elsewhere this does nothing.
-np.empty(31 << 20, np.uint8)

@@ -14,7 +14,7 @@ import dpo_numpy as dn
 from dpo_numpy.gradient import read
 from dpo_numpy.preferences import pad
 from toy_models import GPT
-from toy_models.gpt import gelu
+from toy_models.gpt import attention, gelu
 
 
 def naive(policy, params, tokens):
@@ -79,6 +79,17 @@ def test_no_token_sees_the_next(rng):
         changed = abs(policy.logits(params, other)[0] - before).max(axis=(0, 2)) > 0
         # the gradient at t flows to tokens up to t alone
         assert changed.tolist() == [False] * t + [True] * (8 - t)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_beyond_the_range_of_exp_leave_the_largest_alone(dtype, rng):
+    q, k, v = rng.normal(size=(3, 7, 4)).astype(dtype)
+    scores = np.where(np.tri(7, dtype=bool), 1e5 * q @ k.T, -np.inf)
+    best, second = np.sort(scores[1:], axis=-1)[:, :-3:-1].T
+    assert (best - second).min() > 2000  # over √d = 2: all the others are 0 in either dtype
+    out, pullback = attention(np.concatenate([1e5 * q, k, v], axis=-1).astype(dtype), 7, 1)
+    np.testing.assert_array_equal(out, v[scores.argmax(axis=-1)])
+    assert np.isfinite(pullback(np.ones_like(out))).all()
 
 
 def test_gelu_is_nearly_that_of_the_normal_distribution():

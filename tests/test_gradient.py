@@ -295,12 +295,32 @@ def peak(n, cells):
     return most
 
 
-def test_memory_is_a_blocks_whatever_the_size_of_the_data():
+def test_memory_is_a_blocks_whatever_the_size_of_the_data(threading):
     cells = 1 << 15  # 0.25 MB of float64, 16 responses
+    threading(1)
     assert peak(512, 1 << 30) > 8 * 512 * 32 * 64  # all at once: over 8 MB, which the blocks below do not need
     small, large = peak(128, cells), peak(1024, cells)
     assert small < 12 * 8 * cells
     assert large - small < 500 * (1024 - 128)  # the data themselves, 300 bytes a response; its logits are 16,384
+    threading(2)
+    assert peak(1024, cells) < 2 * 12 * 8 * cells + 500 * 1024
+
+
+@pytest.mark.parametrize("cells", [1 << 26, 300])  # kept, and computed again
+@pytest.mark.parametrize("policy", ["gpt", "plain"])
+def test_any_number_of_threads_gives_the_same_bits(policy, cells, rng, threading, monkeypatch):
+    policy = Plain(NGram(vocab=4)) if policy == "plain" else POLICIES[policy]()
+    monkeypatch.setattr(gradient, "BLOCK", 100)
+    monkeypatch.setattr(gradient, "TOKENS", 10)  # blocks of a few responses
+    params, found = params_of(policy, rng), []
+    responses = pad([([0], [*rng.integers(1, 4, size=rng.integers(1, 6)), 0]) for _ in range(30)])
+    d = rng.normal(size=30)
+    for n in (1, 2, 5):
+        threading(n)
+        values, back = read(policy, params, responses, responses.every, ["logp"], cells)
+        found.append([values["logp"], *back({"logp": d}).values()])
+    for other in found[1:]:
+        assert all(map(np.array_equal, other, found[0]))
 
 
 def test_what_does_not_change_from_step_to_step_is_found_once(monkeypatch):

@@ -233,6 +233,25 @@ def test_newton_converges_on_weights_of_all_sizes(log_weights, reward, beta):
     assert_allclose(beta * population.newton(bt, beta), reward - reward.mean(), rtol=0, atol=room)
 
 
+@pytest.mark.parametrize("pairs", ["all", "neighbors"])
+def test_newton_on_many_responses(rng, pairs):
+    """Conjugate gradients are fast where all pairs are met, and give way to Cholesky where a path alone is."""
+    K = 400
+    reward = rng.normal(size=K)
+    weight = None if pairs == "all" else abs(np.subtract.outer(np.arange(K), np.arange(K))) == 1
+    wins = population.bradley_terry_wins(reward, weight)
+    # digits that sums of K weights lose, over the least curvature: that of the mean, or of a path's longest wave
+    least = wins[wins > 0].min() * (K if pairs == "all" else np.pi**2 / K**2) / 2
+    room = 8 * EPS * wins.sum(axis=1).max() / least
+    assert_allclose(population.newton(wins, 0.5), (reward - reward.mean()) / 0.5, rtol=0, atol=room)
+
+
+def test_newton_on_margins_beyond_the_range_of_float64():
+    """A path of 41 responses, each of which wins e^20 times as often as it loses to the next: 800 nats."""
+    wins = np.diag(np.ones(40), 1) + np.diag(np.full(40, np.exp(-20.0)), -1)
+    assert_allclose(population.newton(wins, 1.0), 20.0 * np.arange(20, -21, -1), rtol=0, atol=1e-5)  # 40 e^20 EPS
+
+
 def test_newton_takes_any_beta_and_no_weights_that_float64_cannot_compare():
     wins = np.array([[0.0, 2.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     for beta in (1e-300, 1e300):  # β² is beyond float64

@@ -56,3 +56,47 @@ def test_minimize_says_when_rounding_leaves_no_way_to_go():
         _solvers.minimize(lambda x: 1.0, lambda x: (2 * x, np.eye(1)), np.ones(1), 3)  # a value that never falls
     with pytest.raises(ArithmeticError, match="newton is stuck: L would still fall"):
         _solvers.minimize(lambda x: np.where(x == 1, 1, np.nan).sum(), lambda x: (2 * x, np.eye(1)), np.ones(1), 3)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 90.0, 350.0])
+def test_pulls_are_the_derivatives_of_the_loss(rng, spread):
+    """By sums over pairs, each of its own exponential; at 350 the quotients of exponentials leave float64."""
+    wins, x = rng.random((5, 5)) * (np.eye(5) == 0), spread * np.array([1.0, -1.0, 0.2, 0.0, 0.9])
+    slope, H = np.zeros(5), np.zeros((5, 5))
+    for i in range(5):
+        for j in range(5):
+            apart = np.eye(5)[i] - np.eye(5)[j]
+            p = 1 / (1 + np.exp(apart @ x))
+            slope -= wins[i, j] * p * apart
+            H += wins[i, j] * p / (1 + np.exp(-apart @ x)) * np.outer(apart, apart)
+    pulls = _solvers.Pulls(wins)
+    assert_allclose(pulls.at(x), slope, rtol=64 * EPS, atol=64 * EPS * wins.sum())
+    bend = pulls.hessian()
+    assert_allclose(bend, H, rtol=8 * (1 + spread) * EPS)  # x itself is rounded
+    assert_allclose(bend.sum(axis=0), 0, atol=16 * EPS * abs(H).max())
+
+
+def test_settle_from_anywhere():
+    """σ(x) = 3/4 has one solution. From 30 a whole step would go to -1e12."""
+    pulls = _solvers.Pulls(np.array([[0.0, 3.0], [1.0, 0.0]]))
+    for start in (-700.0, -30.0, 0.0, 1.0, 30.0):
+        found = _solvers.settle(pulls, np.array([start, 0.0]), 100 if abs(start) < 100 else 1000)
+        assert found[0] - found[1] == pytest.approx(np.log(3), rel=16 * EPS)
+
+
+def test_settle_says_when_there_is_no_step():
+    with pytest.raises(ArithmeticError, match="newton is stuck: the Hessian is singular"):
+        _solvers.settle(_solvers.Pulls(np.zeros((2, 2))), np.zeros(2), 3)
+
+
+def test_settle_ends_where_rounding_is_all_that_is_left(rng):
+    """Two groups whose members meet 1e12 times as often as members of different ones: how far these are apart is known
+    to four digits, and no step is ever shorter."""
+    group = np.arange(8) // 4
+    met = np.where(group[:, None] == group, 1.0, 1e-12) * (np.eye(8) == 0)
+    wins = met * (0.2 + rng.random((8, 8)))
+    x = _solvers.settle(_solvers.Pulls(wins), np.zeros(8), 12)
+    p = 1 / (1 + np.exp(x[None, :] - x[:, None]))
+    apart = group[:, None] != group
+    won, expected = (wins[:4] * apart[:4]).sum(), ((wins + wins.T) * p * apart)[:4].sum()
+    assert won == pytest.approx(expected, rel=1e-3)

@@ -25,4 +25,5 @@ def add_rows(rows: Array, index: Array, count: int) -> Array:
     M, lead = len(index), rows.shape[:-2]
     gather = sparse.csr_array((np.ones(M, rows.real.dtype), index, np.arange(M + 1)), (M, count))
     parts = [gather.T @ part for part in rows.reshape(prod(lead), *rows.shape[-2:])]
-    return np.stack(parts).reshape(*lead, count, rows.shape[-1])
+    out = parts[0] if len(parts) == 1 else np.stack(parts)
+    return out.reshape(*lead, count, rows.shape[-1])

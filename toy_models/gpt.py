@@ -47,13 +47,14 @@ def norm(x: Array, params: Params, name: str) -> tuple[Array, Pullback]:
     """
     g, b = params[f"{name}.gain"][..., None, :], params.get(f"{name}.bias")
     x = x if b is None else x - x.mean(axis=-1, keepdims=True)
-    s = np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
+    s = np.sqrt(_mean_product(x, x) + 1e-5)
     unit = x / s
 
     def pullback(dy: Array, grads: Params) -> Array:
-        grads[f"{name}.gain"] = (dy * unit).sum(axis=-2)
+        grads[f"{name}.gain"] = np.einsum("...md,...md->...d", dy, unit)
         dx: Array = dy * g
-        dx = (dx - unit * (dx * unit).mean(axis=-1, keepdims=True)) / s
+        dx -= unit * _mean_product(dx, unit)
+        dx /= s
         if b is None:
             return dx
         grads[f"{name}.bias"] = dy.sum(axis=-2)
@@ -64,39 +65,63 @@ def norm(x: Array, params: Params, name: str) -> tuple[Array, Pullback]:
 
 
 def attention(qkv: Array, T: int, heads: int) -> tuple[Array, Callable[[Array], Array]]:
-    """o = A v,   A = softmax(q kᵀ/√d), own token and those before;   dv = Aᵀ do,   dS = A (dA - Σ A dA),   dA = do vᵀ
+    """o = A v,   A = softmax(q kᵀ/√d), own token and those before;   dv = Aᵀ do,   dS = A (dA - Σ do o),   dA = do vᵀ
 
     qkv (..., N T, 3 D): q, k and v of each token side by side, and in each of these the heads, of d = D/heads columns.
+    Held is Aᵀ: the largest and the sum over keys are fast where these come before the queries. Σ A dA = Σ do o.
     """
-    q, k, v = np.moveaxis(qkv.reshape(*qkv.shape[:-2], -1, T, 3, heads, qkv.shape[-1] // 3 // heads), (-3, -2), (0, -3))
-    S = q @ k.mT / sqrt(q.shape[-1])  # (..., N, heads, T, T)
-    S[..., np.triu(np.ones((T, T), bool), 1)] = -np.inf
-    A = np.exp(S - S.real.max(axis=-1, keepdims=True))
-    A /= A.sum(axis=-1, keepdims=True)
+    q, k, v = _heads(qkv, 3, T, heads)  # (..., N, heads, T, d)
+    scale = 1 / sqrt(q.shape[-1])
+    At = k @ (q * scale).mT  # (..., N, heads, T, T)
+    At += np.tril(np.full((T, T), -np.inf, At.real.dtype), -1)
+    At -= At.real.max(axis=-2, keepdims=True)
+    np.exp(At, out=At)
+    At /= np.ones(T, At.dtype)[None] @ At
+    out = np.empty((*qkv.shape[:-1], qkv.shape[-1] // 3), qkv.dtype)
+    o, = _heads(out, 1, T, heads)
+    np.matmul(At.mT, v, out=o)
 
-    def pullback(do: Array) -> Array:
-        do = np.moveaxis(do.reshape(*do.shape[:-2], -1, T, heads, v.shape[-1]), -2, -3)
-        dA = do @ v.mT
-        dS = A * (dA - (A * dA).sum(axis=-1, keepdims=True)) / sqrt(q.shape[-1])
-        d = np.stack([dS @ k, dS.mT @ q, A.mT @ do])  # (3, ..., N, heads, T, d)
-        return np.moveaxis(d, (0, -3), (-3, -2)).reshape(qkv.shape)
+    def pullback(dout: Array) -> Array:
+        do, = _heads(dout, 1, T, heads)
+        dqkv = np.empty(qkv.shape, np.result_type(qkv, dout))
+        dq, dk, dv = _heads(dqkv, 3, T, heads)
+        dSt = v @ do.mT
+        dSt -= np.einsum("...td,...td->...t", do, o)[..., None, :]
+        dSt *= At
+        dSt *= scale
+        np.matmul(dSt.mT, k, out=dq)
+        np.matmul(dSt, q, out=dk)
+        np.matmul(At, do, out=dv)
+        return dqkv
 
-    return np.moveaxis(A @ v, -3, -2).reshape(*qkv.shape[:-1], qkv.shape[-1] // 3), pullback
+    return out, pullback
 
 
 def gelu(x: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """y = ½ x (1 + t),   t = tanh(c x (1 + a x²)),   dy/dx = ½ (1 + t + x (1 - t²) c (1 + 3a x²))
+    """y = x h,   h = ½ (1 + tanh(c x (1 + a x²))) = σ(2 c x (1 + a x²));   dy/dx = h (1 + (x - y) 2c (1 + 3a x²))
 
     c = √(2/π), a = 0.044715: Hendrycks & Gimpel 2016, arXiv:1606.08415, in the form that GPT-2 takes.
     """
     c, a = sqrt(2 / np.pi), 0.044715
-    t = np.tanh(x * (c + c * a * (x * x)))
+    h = x * x
+    h *= c * a
+    h += c
+    h *= x
+    np.tanh(h, out=h)
+    h += 1
+    h *= 0.5
+    y = x * h
 
     def pullback(dy: Array) -> Array:
-        slope: Array = 0.5 * (1 + t + x * (1 - t * t) * (c + 3 * c * a * (x * x)))
+        slope: Array = x * x
+        slope *= 6 * c * a
+        slope += 2 * c
+        slope *= x - y
+        slope += 1
+        slope *= h
         return dy * slope
 
-    return 0.5 * x * (1 + t), pullback
+    return y, pullback
 
 
 def block(x: Array, params: Params, name: str, T: int, heads: int) -> tuple[Array, Pullback]:
@@ -105,17 +130,34 @@ def block(x: Array, params: Params, name: str, T: int, heads: int) -> tuple[Arra
     qkv, from_qkv = linear(normed, params, f"{name}.qkv")
     attended, from_attention = attention(qkv, T, heads)
     moved, from_out = linear(attended, params, f"{name}.out")
-    x = x + moved
+    moved += x
+    x = moved
     normed, from_norm2 = norm(x, params, f"{name}.norm2")
     up, from_up = linear(normed, params, f"{name}.up")
     active, from_gelu = gelu(up)
     moved, from_down = linear(active, params, f"{name}.down")
+    moved += x
 
     def pullback(dx: Array, grads: Params) -> Array:
-        dx = dx + from_norm2(from_up(from_gelu(from_down(dx, grads)), grads), grads)
-        return dx + from_norm1(from_qkv(from_attention(from_out(dx, grads)), grads), grads)
+        dmoved: Array = from_norm2(from_up(from_gelu(from_down(dx, grads)), grads), grads)
+        dmoved += dx
+        dx = dmoved
+        dmoved = from_norm1(from_qkv(from_attention(from_out(dx, grads)), grads), grads)
+        dmoved += dx
+        return dmoved
 
-    return x + moved, pullback
+    return moved, pullback
+
+
+def _mean_product(x: Array, y: Array) -> Array:
+    """mean of x y over the last axis, which stays; no array of the products"""
+    return np.asarray(np.einsum("...d,...d->...", x, y)[..., None] / x.shape[-1])
+
+
+def _heads(x: Array, parts: int, T: int, heads: int) -> Array:
+    """x (..., N T, parts D) as views (parts, ..., N, heads, T, d), to be read and written"""
+    apart = x.reshape(*x.shape[:-2], -1, T, parts, heads, x.shape[-1] // parts // heads)
+    return np.moveaxis(apart, (-3, -2), (0, -3))
 
 
 @dataclass(frozen=True)

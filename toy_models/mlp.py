@@ -84,10 +84,13 @@ class MLP:
         E, W, U = params["E"], params["W"], params["U"]
         window = ids[:, None] // self.vocab ** np.arange(self.order - 1) % self.vocab  # (S, n-1), the latest first
         x = np.take(E, window.reshape(-1), axis=-2).reshape(*E.shape[:-2], len(ids), W.shape[-2])
-        h = np.tanh(params["c"][..., None, :] + x @ W)
+        z = params["c"][..., None, :] + x @ W
+        h = np.tanh(z, out=z)
 
         def pullback(dlogits: Array) -> Params:
-            dz = dlogits @ U.mT * (1 - h * h)
+            dz = h * h
+            np.subtract(1, dz, out=dz)
+            dz *= dlogits @ U.mT
             dx = (dz @ W.mT).reshape(*E.shape[:-2], -1, self.width)
             return {
                 "E": add_rows(dx, window.reshape(-1), self.vocab),
