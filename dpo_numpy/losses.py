@@ -61,7 +61,7 @@ class Loss:
         self.needs: tuple[str, ...] = tuple(dict.fromkeys(
             name for term in terms for name in (*term.score.needs, *term.link.needs)))
         self.coupled = any(term.link.coupled for term in terms)
-        self._of_tokens = self.reads[:1] != () and self.reads[0] in OF_TOKENS
+        self._of_tokens = bool(self.reads) and self.reads[0] in OF_TOKENS
         self._columns = next((term.link.columns for term in terms if term.link.columns), None)
 
     def __repr__(self) -> str:
