@@ -101,6 +101,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links.nca_listwise", "(abs(ahead) < ⟦1 → 2⟧)"),
     ]),
     ("A number that stands in for one that is not used: it need only be finite.", [
+        ("numerics.log_sigmoid_difference", "_within(d, ⟦1 → 2⟧)"),
+        ("numerics.exp_minus_1_minus", "_within(⟦d, 0.25 → 0.25, d⟧)"),
+        ("numerics.exp_minus_1_minus", "_within(d, ⟦0.25 → 1.25⟧)"),
         ("numerics.bernoulli_kl", "np.where(near, gap, ⟦0 → 1⟧)"),
         ("numerics.kl_terms", "np.where(none, ⟦0 → 1⟧"),
         ("numerics.kl_terms", "np.where(near, d, ⟦0 → 1⟧)"),
@@ -119,7 +122,6 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("surrogates.reduced.fn", "np.where(mask, facts[name], ⟦0 → 1⟧)"),
     ]),
     ("A function whose arguments are exchanged says the same.", [
-        ("numerics.sigmoids", "_one_where(⟦~negative, e → e, ~negative⟧)"),
         ("numerics.sigmoid_difference", "signed_gap(⟦x[0] * y[1], y[0] * x → "),
         ("numerics.signed_gap", "np.maximum(⟦x, y → y, x⟧)"),
         ("numerics._log_loss", "np.maximum(rest⟦, rest - z → "),
@@ -154,6 +156,8 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links._coupling", "by_u[np.minimum(⟦"),
         ("links._coupling", "by_v[np.minimum(⟦"),
         ("losses._dtype", "np.result_type(⟦*given, np.float16 → "),
+        ("losses.Loss._evaluate", "max(⟦BLOCK * B // max(first.size, 1), 1 → "),
+        ("losses.Loss._evaluate", "max(⟦first.size, 1 → 1, first.size⟧)"),
         ("losses.Loss._fact", "np.broadcast_shapes(⟦"),
         ("losses.Loss._fact", "np.promote_types(⟦"),
         ("readings.sequence_logp", "np.result_type(⟦"),
@@ -215,6 +219,12 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("readings.token_value", ".reshape(-⟦1 → 2⟧"),
         ("readings.token_value.pullback", ".reshape(-⟦1 → 2⟧)"),
         ("readings._scored", ".reshape(-⟦1 → 2⟧)"),
+    ]),
+    ("One more term of a series that is long enough.", [
+        ("numerics.exp_minus_1_minus", "series = ⟦last * small → -(last * small)⟧"),
+    ]),
+    ("No rows are one block.", [
+        ("losses.Loss._evaluate", "max(first.size, ⟦1 → 2⟧)"),
     ]),
     ("What is added to all scores of a row changes no probability.", [
         ("links.infonca", "beta * (s ⟦- → +⟧ s[..., :1])"),

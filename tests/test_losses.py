@@ -531,10 +531,10 @@ def test_blocks_are_walked(monkeypatch):
     """else the test above compares a number with itself"""
     seen = []
     monkeypatch.setattr(losses, "over_blocks", lambda worker, rows, step: seen.append((rows, step)))
-    for size, lead in [(80_000, ()), (32_768, ()), (32_769, ()), (12_000, (2, 3)), (1, (5000,))]:
+    for size, lead in [(80_000, ()), (32_768, ()), (32_769, ()), (12_000, (2, 3)), (1, (5000,)), (2, (40_000,))]:
         LOSSES["dpo"]()(np.zeros((*lead, size, 2)), np.zeros((size, 2)))
         LOSSES["aot"]()(np.zeros((size, 2)), np.zeros((size, 2)))
-    assert seen == [(80_000, 32_768), (32_769, 32_768), (12_000, 5461)]
+    assert seen == [(80_000, 32_768), (32_769, 32_768), (12_000, 5461), (2, 1)]
 
 
 #: exponentials and logarithms a comparison; what is of hyper-parameters alone, one number a block, is not counted
