@@ -222,6 +222,13 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ]),
     ("One more term of a series that is long enough.", [
         ("numerics.exp_minus_1_minus", "series = ⟦last * small → -(last * small)⟧"),
+        ("numerics._taylor", "range(2, ⟦25 → 26⟧)"),
+        ("numerics._taylor", "0.25 ** k ⟦> → >=⟧ np.finfo"),
+        ("numerics._taylor", "eps / ⟦16 → 17⟧"),
+    ]),
+    ("Times 1 is the number itself.", [
+        ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
+        ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
     ]),
     ("No rows are one block.", [
         ("losses.Loss._evaluate", "max(first.size, ⟦1 → 2⟧)"),

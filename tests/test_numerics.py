@@ -152,6 +152,14 @@ def test_differences_at_far_ends():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_series_is_as_long_as_it_need_be(dtype):
+    """At |d| = ¼ the first term that is left out is below a sixteenth of a rounding, the last that is not is above."""
+    terms = len(numerics._taylor(np.dtype(dtype)))
+    least, last = (2 * mpf(0.25) ** k / mpmath.factorial(k + 2) for k in (terms, terms - 1))
+    assert least <= oracle.number(np.finfo(dtype).eps) / 16 < last
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_exp_times(dtype):
     top = float(np.log(np.finfo(dtype).max)) if dtype != np.longdouble else 11356.0
     k, x = np.array([0.0, 1.0, 1.05 * top, -3.0], dtype), np.array([5.0, -2.0, np.exp(dtype(-0.1 * top)), 0.0], dtype)
