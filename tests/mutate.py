@@ -251,10 +251,6 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ("No type of float has three bytes.", [
         ("losses._dtype", "dtype.itemsize > ⟦2 → 3⟧"),
     ]),
-    ("A copy that nobody needs.", [
-        ("losses.Loss._readings", "copy=⟦False → True⟧"),
-        ("losses.Loss._fact", "copy=⟦False → True⟧"),
-    ]),
     ("A first token has nothing before it that predicts it: of a single position none is scored.", [
         ("readings._scored", "max(mask.size, ⟦1 → 2⟧)"),
     ]),
