@@ -368,12 +368,13 @@ def test_no_responses(name):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_no_second_array_of_logits(name, threads, threading):
+def test_no_second_array_of_logits(name, threads, threading, monkeypatch):
     """The forward pass holds a few blocks of rows a thread; the way back those and the gradient."""
     threading(threads)
+    monkeypatch.setattr(readings, "BLOCK", 1 << 15)
     rng = np.random.default_rng(21)
-    logits = rng.normal(size=(4, 64, 32_768))
-    ref, tokens = (rng.normal(size=logits.shape) if name == "kl" else None), rng.integers(32_768, size=(4, 64))
+    logits = rng.normal(size=(4, 64, 8192))
+    ref, tokens = (rng.normal(size=logits.shape) if name == "kl" else None), rng.integers(8192, size=(4, 64))
     mask = np.tile(np.arange(64) > 0, (4, 1))
     block = 8 * readings.BLOCK
     tracemalloc.start()

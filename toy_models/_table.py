@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Params = dict[str, Array]
 Counts = tuple[Any, Any]
 
-CELLS = 1 << 14  # entries of a table in a block for one thread, where there are many contexts or replicates
+CELLS = 1 << 15  # entries of a table in a block for one thread, where there are many contexts or replicates
 
 
 def counts(key: Hashable, responses: Responses, rows: Array, cells: Callable[[], tuple[Array, int]]) -> Counts:
