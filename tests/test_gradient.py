@@ -377,7 +377,7 @@ def test_a_step_of_an_n_gram_costs_the_table_and_the_pairs_not_the_tokens(monkey
 
 # ---- the same another way
 
-@pytest.mark.parametrize("policy", sorted({"bigram", "trigram", "unigram", "seen", "tabular"}))
+@pytest.mark.parametrize("policy", sorted({"bigram", "trigram", "unigram", "seen", "tabular", "mlp"}))
 @pytest.mark.parametrize("magnitude", [1.0, 10.0, 40.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_log_probs_from_counts_are_those_of_the_generic_path(policy, magnitude, dtype, rng):

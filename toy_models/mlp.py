@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpo_numpy.preferences import Responses
+
 from ._scatter import add_rows
-from .ngram import _contexts
+from ._table import counts, log_probs
+from .ngram import _before, _contexts
 
 __all__ = ["MLP"]
 
@@ -74,6 +77,21 @@ class MLP:
             return to_params(add_rows(dlogits.reshape(*lead, -1, self.vocab), inverse.reshape(-1), len(ids)))
 
         return np.take(table, inverse.reshape(tokens.shape), axis=-2), pullback
+
+    def logp(self, params: Params, responses: Responses, rows: Array) -> tuple[Array, Callable[[Array], Params]]:
+        """log π(y|x) by counts, as an n-gram's: each context is computed once, however often it occurs"""
+        if rows is not responses.every:
+            responses = responses.take(rows)
+
+        def build() -> tuple[Array, Array]:
+            ids = _contexts(responses.tokens, self.vocab, self.order)[_before(responses.mask)]
+            distinct, inverse = np.unique(ids, return_inverse=True)
+            return distinct, inverse * self.vocab + responses.tokens[responses.mask]
+
+        ids, cell = responses.memo((self, "contexts"), build)
+        table, to_params = self._rows(params, ids)
+        value, back = log_probs(table, counts(self, responses, responses.every, lambda: (cell, len(ids) * self.vocab)))
+        return value, lambda dvalue: to_params(back(dvalue)["W"])
 
     def table(self, params: Params) -> Array:
         """The logits of every context, (Vⁿ⁻¹, V): the `W` of an `NGram` that is the same policy"""
