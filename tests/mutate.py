@@ -205,6 +205,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ]),
     ("NumPy takes any negative number for the axis that is left over.", [
         ("numerics.log_normalizer", "x.reshape(-⟦1 → 2⟧"),
+        ("numerics.log_normalizer", "out.reshape(-⟦1 → 2⟧"),
         ("readings.token_logp", "logits.reshape(-⟦1 → 2⟧"),
         ("readings.token_logp.forward", "x.reshape(-⟦1 → 2⟧"),
         ("readings.token_logp.pullback.backward", "x.reshape(-⟦1 → 2⟧"),
@@ -222,6 +223,11 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("readings.token_value.forward", ".reshape(-⟦1 → 2⟧"),
         ("readings.token_value.pullback", ".reshape(-⟦1 → 2⟧)"),
         ("readings._scored", ".reshape(-⟦1 → 2⟧)"),
+    ]),
+    ("Either way of adding up gives the same digits; which is taken is a matter of time.", [
+        ("numerics.row_sums", "V ⟦<= → <⟧ 512"),
+        ("numerics.row_sums", "if ⟦ → not ⟧V <= 512"),
+        ("numerics.row_sums", "V <= ⟦512 → 513⟧"),
     ]),
     ("One more term of a series that is long enough.", [
         ("numerics.exp_minus_1_minus", "series = ⟦last * small → -(last * small)⟧"),
