@@ -29,6 +29,7 @@ def log_sigmoid(z: Array) -> Array:
     >>> log_sigmoid(np.array([-1000.0, 0.0, 40.0]))
     array([-1.00000000e+03, -6.93147181e-01, -4.24835426e-18])
     """
+    z = np.asarray(z)
     return -_log_loss(z, _decay(z))
 
 
@@ -38,6 +39,7 @@ def sigmoid(z: Array) -> Array:
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
     array([0. , 0.5, 1. ])
     """
+    z = np.asarray(z)
     e = _decay(z)
     return np.asarray(_one_where(~np.signbit(z.real), e) / (1 + e))
 
@@ -48,6 +50,7 @@ def sigmoids(z: Array) -> tuple[Array, Array]:
     >>> sigmoids(np.array([-1000.0, 0.0, 1000.0]))
     (array([0. , 0.5, 1. ]), array([1. , 0.5, 0. ]))
     """
+    z = np.asarray(z)
     e, negative = _decay(z), np.signbit(z.real)
     whole = 1 + e
     return _one_where(~negative, e) / whole, _one_where(negative, e) / whole
@@ -59,6 +62,7 @@ def log_loss(z: Array) -> Both:
     >>> log_loss(np.array([-1000.0, 1000.0]))
     (array([1000.,    0.]), array([1., 0.]))
     """
+    z = np.asarray(z)
     e = _decay(z)
     return _log_loss(z, e), _one_where(np.signbit(z.real), e) / (1 + e)
 
@@ -69,6 +73,7 @@ def log_losses(z: Array) -> Both:
     >>> log_losses(np.array(-1000.0))
     (array([1000.,    0.]), array([0., 1.]))
     """
+    z = np.asarray(z)
     both, e = _and_opposite(z), _decay(z)
     return _log_loss(both, e), _one_where(~np.signbit(both.real), e) / (1 + e)
 

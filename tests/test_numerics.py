@@ -331,5 +331,10 @@ def test_kl_terms_at_the_ends():
     np.testing.assert_allclose(slopes, [0.5, 0.5, np.exp(-0.5), -np.exp(-1), 0, 0], rtol=4 * np.finfo(float).eps)
 
 
+@pytest.mark.parametrize("function", [sigmoid, log_sigmoid, sigmoids, log_loss, log_losses])
+def test_a_plain_number_will_do(function):
+    np.testing.assert_array_equal(function(0.3), function(np.array(0.3)))
+
+
 def test_everything_public_is_tested_here():
     assert set(numerics.__all__) <= set(globals())

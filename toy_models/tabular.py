@@ -58,7 +58,8 @@ class Tabular:
         C, V = params["W"].shape[-2:]
 
         def cells() -> tuple[Array, int]:
-            return self._prompts(params["W"], responses.tokens) * V + responses.tokens[:, 1], C * V
+            context = np.repeat(self._prompts(params["W"], responses.tokens), responses.length)
+            return context * V + responses.tokens[responses.mask], C * V
 
         return log_probs(params["W"], counts((self, C, V), responses, rows, cells))
 
