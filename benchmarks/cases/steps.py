@@ -37,12 +37,17 @@ TINY_GPT = {"vocab": 8, "width": 8, "heads": 2, "depth": 1, "tokens": 6, "pairs"
 NETWORK: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-7}  # of the losses in float32; parameters agree to far more
 
 
+def network(model: str) -> bool:
+    return model in ("mlp", "gpt")
+
+
 def case(name: str, model: str, sizes: dict[str, int], eager: float, jit: float, small: dict[str, int], lr: float,
          n: int, torch_form: str = "", jax_form: str = "", dtype: str = "float64", **tolerance: Any) -> Case:
     params = {"model": model, "sizes": sizes, "lr": lr, "n": n, "dtype": dtype, "torch_form": torch_form,
               "jax_form": jax_form}
+    bound = {} if network(model) else {"bare NumPy": None}
     return Case(name, "steps", params, ours="numpy", small={**params, "sizes": small, "n": 1},
-                targets={"torch eager": eager, "jax jit": jit, "jax scan": None}, **tolerance)
+                targets={"torch eager": eager, "jax jit": jit, "jax scan": None, **bound}, **tolerance)
 
 
 CASES = [
@@ -83,8 +88,68 @@ def ours(model: str, sizes: dict[str, int], lr: float, n: int, dtype: str, **_: 
     return Run(work, lambda: numbers(three, dtype), units=n)
 
 
-def network(model: str) -> bool:
-    return model in ("mlp", "gpt")
+def bare(model: str, sizes: dict[str, int], lr: float, n: int, dtype: str, **_: Any) -> Run:
+    """The same step on a table as one straight line of NumPy calls into arrays that are kept: what any library pays
+    that is made of such calls. The arithmetic is ours, with as many digits; pairs are counted at once, the chosen less
+    the rejected."""
+    def training() -> Callable[[], Any]:
+        given = problem(model, dtype, **sizes)
+        W = given.params["W"].copy()
+        told, D = arrays(given.pairs), counts(given)
+        Dt, ref, weight = D.T.tocsr(), told["ref"], told["weight"]
+        descent = -lr * BETA * weight
+        C, V = W.shape
+        starts, ones = np.arange(0, W.size, V), np.ones(V)
+        best, top, rest, share = np.empty(C, np.intp), np.empty(C), np.empty(C), np.empty(C)
+        below, exp = np.empty_like(W), np.empty_like(W)
+        flat, flat_exp, flat_below = W.reshape(-1), exp.reshape(-1), below.reshape(-1)
+
+        def step() -> tuple[dict[str, Any], float]:
+            W.argmax(axis=-1, out=best)
+            np.add(best, starts, out=best)
+            flat.take(best, out=top, mode="clip")
+            np.subtract(W, top[:, None], out=below)
+            np.exp(below, out=exp)
+            flat_exp[best] = 0
+            np.log1p(np.vecdot(ones, exp, out=rest), out=rest)
+            flat_exp[best] = 1
+            np.subtract(below, rest[:, None], out=below)
+            z = D @ flat_below
+            z -= ref
+            z *= BETA
+            e = np.abs(z)
+            np.exp(np.negative(e, out=e), out=e)
+            loss = np.log1p(e)
+            np.maximum(loss, loss - z, out=loss)
+            pull = np.maximum(np.signbit(z), e)
+            e += 1
+            pull /= e
+            pull *= descent
+            flat_slope = Dt @ pull
+            slope = flat_slope.reshape(C, V)
+            np.exp(np.negative(rest, out=share), out=share)
+            np.multiply(share, np.vecdot(ones, slope), out=share)
+            np.multiply(exp, share[:, None], out=exp)
+            slope -= exp
+            flat_slope[best] = 0
+            flat_slope[best] = -np.vecdot(ones, slope)
+            np.subtract(flat, flat_slope, out=flat)
+            return {"W": W}, float(weight @ loss)
+
+        return step
+
+    step = training()
+
+    def work() -> None:
+        for _ in range(n):
+            step()
+
+    def three(dtype: str) -> tuple[dict[str, Any], list[float]]:
+        step = training()
+        found = [step() for _ in range(3)]
+        return found[-1][0], [loss for _, loss in found]
+
+    return Run(work, lambda: numbers(three, dtype), units=n)
 
 
 def numbers(three: Callable[[str], tuple[dict[str, Any], list[float]]], dtype: str) -> dict[str, Any]:
@@ -410,6 +475,6 @@ def jax_gpt(given: Problem, form: str, dtype: str) -> tuple[Any, dict[str, Any]]
 JAX = {"tabular": jax_table, "bigram": jax_table, "bytes": jax_table, "mlp": jax_mlp, "gpt": jax_gpt}
 
 # blocks of sequences go through threads: those of BLAS would be in their way
-SIDES = {"numpy": ("numpy/blas 1", ours), "torch eager": ("torch", torch_eager),
+SIDES = {"numpy": ("numpy/blas 1", ours), "bare NumPy": ("numpy/blas 1", bare), "torch eager": ("torch", torch_eager),
          "torch, its gradient by hand": ("torch", torch_by_hand), "jax jit": ("jax", jax_jit),
          "jax scan": ("jax", jax_scan)}
