@@ -50,9 +50,15 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     _check_vocabulary(policy, responses)
     offered = {name: getattr(policy, name)(params, responses, rows) for name in names if hasattr(policy, name)}
     values = {name: value for name, (value, _) in offered.items()}
+
+    def of_offered(grads: Mapping[str, Array]) -> list[Params]:
+        return [back(grads[name]) for name, (_, back) in offered.items()]
+
     walked = [name for name in names if name not in offered]
+    if not walked:
+        return values, lambda grads: _add(*of_offered(grads))
     each = getattr(policy, "cells", policy.vocab)
-    parts = _parts(responses, rows, each, min(cells, max(BLOCK, TOKENS * each))) if walked else []
+    parts = _parts(responses, rows, each, min(cells, max(BLOCK, TOKENS * each)))
     keep = len(parts) == 1 or sum(part.tokens.size for _, part in parts) * each <= cells
     kept: list[tuple[dict[str, Array], ToParams] | None] = [None] * len(parts)
 
@@ -68,7 +74,7 @@ def read(policy: Policy, params: Params, responses: Responses, rows: Array, name
     over_blocks(forward, len(parts), 1)
 
     def pullback(grads: Mapping[str, Array]) -> Params:
-        total = [back(grads[name]) for name, (_, back) in offered.items()]
+        total = of_offered(grads)
         for start in range(0, len(parts), threads()):
             found: list[Params] = [{}] * min(threads(), len(parts) - start)
 
@@ -219,5 +225,5 @@ def _at(name: str, block: Array, value: Array, n: int, responses: Responses) -> 
     return (..., block), (*value.shape[:-1], n)
 
 
-def _add(*parts: Params) -> Params:
-    return {name: sum((part[name] for part in parts[1:]), start=parts[0][name]) for name in parts[0]}
+def _add(first: Params, *more: Params) -> Params:
+    return {name: sum((part[name] for part in more), start=p) for name, p in first.items()} if more else first
