@@ -11,10 +11,13 @@ A module may have `table(results) -> str`, its group's part of the page, and `SC
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import math
 import multiprocessing
 import os
+import pstats
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +56,7 @@ class Case:
     targets : the least ratio of each peer that is aimed at; None: shown without a target
     rtol, atol : how near a peer's numbers are to ours
     small : the parameters that differ where it must be quick
+    profiled : whether it is told where our time goes
     """
 
     name: str
@@ -62,6 +67,7 @@ class Case:
     rtol: float = 1e-9
     atol: float = 1e-12
     small: Mapping[str, Any] = field(default_factory=dict)
+    profiled: bool = True
 
     @property
     def sides(self) -> list[str]:
@@ -114,6 +120,23 @@ def calibrate(work: Callable[[], object], clock: Clock = time.perf_counter) -> t
     return max(1, round(count * STRETCH / seconds)), seconds / count
 
 
+def profile(work: Callable[[], object], count: int) -> dict[str, float]:
+    """{function: share of the time that is spent in it and nothing it calls}, the largest first, from a twentieth on
+
+    Of the calling thread. NumPy's ufuncs are no functions to Python: theirs is the time of whoever calls them.
+    """
+    profiler = cProfile.Profile()
+    profiler.runcall(stretch, work, count)
+    spent: dict[str, float] = {}
+    for (file, _, function), (_, _, seconds, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        told = re.search(r"(?:method |\.)'?(\w+)'?(?: of|>)", function) if file == "~" else None
+        name = told[1] if told else f"{Path(file).stem}.{function}"
+        spent[name] = spent.get(name, 0.0) + seconds
+    total = sum(spent.values())
+    shares = sorted(((seconds / total, name) for name, seconds in spent.items()), reverse=True)
+    return {name: round(share, 3) for share, name in shares if share >= 0.05}
+
+
 def in_rounds(sides: Mapping[str, Callable[[], float]], rounds: int,
               pause: Callable[[], object] = lambda: time.sleep(PAUSE)) -> dict[str, list[float]]:
     """{label: seconds, one a round}: in each round every side once, each time another side first."""
@@ -155,7 +178,7 @@ def compare(case: Case, label: str, theirs: Mapping[str, Any], ours: Mapping[str
 # ---- workers
 
 def serve(connection: Connection) -> None:
-    """A worker's loop: build, MODULE, LABEL, PARAMS; numbers, LABEL; calibrate, LABEL; time, LABEL, COUNT; drop."""
+    """A worker's loop: build, MODULE, LABEL, PARAMS; numbers, calibrate, LABEL; time, profile, LABEL, COUNT; drop."""
     runs: dict[str, Run] = {}
     while True:
         try:
@@ -175,6 +198,8 @@ def serve(connection: Connection) -> None:
                     answer = calibrate(runs[label].work)
                 case ("time", label, count):
                     answer = stretch(runs[label].work, count)
+                case ("profile", label, count):
+                    answer = profile(runs[label].work, count)
                 case ("drop",):
                     run = None
                     while runs:
@@ -302,6 +327,7 @@ def measure(module: str, case: Case, workers: Workers, rounds: int | None = None
             return lambda: ready[label].ask("time", label, counts[label]) / units
 
         seconds = in_rounds({label: timer(label) for label in ready}, rounds)
+        shares = ready[case.ours].ask("profile", case.ours, counts[case.ours]) if case.profiled else {}
     finally:
         for worker in ready.values():
             worker.drop()
@@ -313,7 +339,7 @@ def measure(module: str, case: Case, workers: Workers, rounds: int | None = None
         "peers": {label: {**peer, "target": case.targets[label]} for label, peer in peers.items()},
         "facts": {label: side["facts"] for label, side in built.items() if side["facts"]},
         "params": {name: value for name, value in params.items() if isinstance(value, (int, float, str))},
-        "load": round(os.getloadavg()[0], 2),
+        "profile": shares, "load": round(os.getloadavg()[0], 2), "date": time.strftime("%Y-%m-%d"),
     }
 
 

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -28,6 +27,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.harness import QUICK, Case, Failed, Unequal, Workers, measure, number, text_of, verdict  # noqa: E402
 from benchmarks.pictures import curves, draw  # noqa: E402
+from dpo_numpy.cli.run_folder import write_whole  # noqa: E402
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "BENCHMARKS.md"
 LIBRARIES = ("numpy", "scipy", "torch", "jax", "jaxlib", "autograd", "trl")
@@ -114,7 +114,7 @@ def markdown(table: list[Row]) -> str:
 
 def tables(results: Mapping[str, Any]) -> dict[str, str]:
     """{marker: text} of what is generated: `machine`, and a table of each group."""
-    found = {"machine": of_machine(results)}
+    found = {"machine": of_machine(results), "table: profiles": of_profiles(results)}
     groups: dict[str, list[Any]] = {}
     for result in results["cases"].values():
         groups.setdefault(result["group"], []).append(result)
@@ -145,14 +145,22 @@ def merged(before: Mapping[str, Any], found: Mapping[str, Any], known: list[str]
 
 
 def of_machine(results: Mapping[str, Any]) -> str:
-    here, load = results["machine"], max((r["load"] for r in results["cases"].values()), default=0)
+    here, load = results["machine"], max(r["load"] for r in results["cases"].values())
+    dates = [r["date"] for r in results["cases"].values()]
     caches = ", ".join(f"{name} {size}" for name, size in here.get("caches", {}).items())
     parts = [here["cpu"], f"{here['cores']} cores", caches, here.get("memory"), here.get("system")]
     lines = ["- Machine: " + ", ".join(part for part in parts if part),
              f"- Threads: {here['threads']} for each library, unless a case says otherwise",
              "- Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-             f"- Date: {results['date']}; highest load average while measuring: {load:.1f}"]
+             f"- Date: {' to '.join(sorted({min(dates), max(dates)}))}; highest load average meanwhile: {load:.1f}"]
     return "\n".join(lines)
+
+
+def of_profiles(results: Mapping[str, Any]) -> str:
+    """A row a case that was profiled."""
+    return markdown([{"group": result["group"], "case": result["name"], "where our time goes": ", ".join(
+        f"{name.replace('_', chr(92) + '_')} {share:.0%}" for name, share in result["profile"].items())}
+        for result in results["cases"].values() if result["profile"]])
 
 
 BETWEEN = re.compile(r"(<!-- (machine|table: [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -172,8 +180,10 @@ def written(page: str, parts: Mapping[str, str]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    PAGE.write_text(written(PAGE.read_text("utf-8"), tables(results)), "utf-8")
+    page = written(PAGE.read_text("utf-8"), tables(results)).encode()
+    told = json.dumps(results, indent=1, ensure_ascii=False).encode() + b"\n"
+    for path, content in ((RESULTS, told), (PAGE, page)):
+        write_whole(path, lambda file, content=content: file.write(content))
     draw(results, ROOT / "benchmarks")
 
 
@@ -220,7 +230,7 @@ def main() -> int:
         print(f"\nnot installed: {', '.join(sorted(absent))}")
     if found and not (args.no_write or args.quick):
         known = [f"{case.group}: {case.name}" for _, case in cases()]
-        write({"machine": machine(args.threads), "versions": versions(), "date": time.strftime("%Y-%m-%d"),
+        write({"machine": machine(args.threads), "versions": versions(),
                "cases": merged(before["cases"], found, known, not args.only)})
     for failure in failures:
         print(f"\n{failure.strip()}", file=sys.stderr)

@@ -61,6 +61,24 @@ def test_in_each_round_another_side_is_first_and_each_has_a_pause():
     assert seconds == {"a": [2, 12, 16, 20], "b": [4, 8, 18, 22], "c": [6, 10, 14, 24]}
 
 
+def outer(n):
+    np.sort(np.arange(n, 0, -1))
+    inner(n)
+
+
+def inner(n):
+    for _ in range(n):
+        pass
+
+
+def test_a_profile_tells_functions_from_what_they_call():
+    shares = harness.profile(lambda: outer(200_000), 3)
+    assert next(iter(shares)) == "test_benchmarks.inner" and shares["test_benchmarks.inner"] > 0.3
+    assert "sort" in shares and "test_benchmarks.outer" not in shares  # which does nothing itself
+    assert 0.9 < sum(shares.values()) <= 1.001
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+
+
 def test_a_ratio_is_of_one_round():
     ours, peer = [1.0, 10.0, 2.0, 4.0, 1.0], [3.0, 20.0, 8.0, 4.0, 5.0]  # 3, 2, 4, 1, 5
     assert ratios(peer, ours) == [2, 3, 4]
@@ -166,11 +184,12 @@ def result_of(name, group="losses", note=None, **peers):
     facts = {"numpy": {"note": note}} if note else {}
     return {"module": "benchmarks.cases.imports", "name": name, "group": group, "ours": "numpy", "rounds": 15,
             "seconds": {"numpy": [1e-4, 2e-4, 3e-4], **{label: [1e-3, 1.2e-3, 2e-3] for label in peers}},
-            "peers": peers, "facts": facts, "params": {"B": 32}, "load": 0.25}
+            "peers": peers, "facts": facts, "params": {"B": 32}, "load": 0.25, "date": "2026-01-02",
+            "profile": {"ngram.logp": 0.625}}
 
 
 def results_of(*members):
-    return {"machine": {"cpu": "C", "cores": 2, "threads": 2}, "versions": {"numpy": "2"}, "date": "D",
+    return {"machine": {"cpu": "C", "cores": 2, "threads": 2}, "versions": {"numpy": "2"},
             "cases": {f"{member['group']}: {member['name']}": member for member in members}}
 
 

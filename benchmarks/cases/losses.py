@@ -41,8 +41,9 @@ def _cases() -> list[Case]:
         for name in dn.LOSSES:
             targets = {"torch": target, **({"TRL": target} if name in WITH_TRL else {}),
                        **({"HIPS autograd": None} if name == "dpo" else {})}
-            found.append(Case(f"{name}, B = {B:,}", "losses", {"loss": name, "B": B}, targets=targets, small={"B": 4},
-                              rtol=1e-6 if name == "exo" else 1e-9, atol=1e-11))  # TRL's ε of exo is in float32
+            found.append(Case(f"{name}, B = {B:,}", "losses", {"loss": name, "B": B}, targets=targets,
+                              rtol=1e-6 if name == "exo" else 1e-9, atol=1e-11,  # TRL's ε of exo is in float32
+                              small={"B": 4}, profiled=name == "dpo"))
     return found
 
 
