@@ -130,8 +130,11 @@ def hessian_product(u: ArrayLike, wins: ArrayLike, beta: float, direction: Array
     return beta**2 * change
 
 
-def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
-    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu from 0, steps cut where L might rise
+def newton(wins: ArrayLike, beta: float, steps: int = 200, start: ArrayLike | None = None) -> Array:
+    """argmin_u L(u), shape (..., K), of mean 0: Newton's method in βu, steps cut where L might rise
+
+    From `start` (..., K). If there is none: where each response has beaten each other, from the means of its log-odds
+    against some of these, which Bradley-Terry labels leave nothing to improve on; else from 0.
 
     wins (..., K, K). Bradley-Terry labels of rewards r have it at r/β, up to a constant, whichever pairs are met as
     long as these connect all responses; then `policy(u, ref)` is π*. With labels that no reward explains it moves
@@ -145,17 +148,34 @@ def newton(wins: ArrayLike, beta: float, steps: int = 200) -> Array:
     array([ 2.,  0., -2.])
     """
     wins, beta = square("wins", wins), positive("beta", beta)
+    first = None if start is None else finite("start", start)
+    if first is not None:
+        same_responses(wins=wins[..., 0], start=first)
     if wins.ndim > 2:
-        return np.stack([newton(prompt, beta, steps) for prompt in wins])
+        starts = [None] * len(wins) if first is None else np.broadcast_to(first, wins.shape[:-1])
+        return np.stack([newton(prompt, beta, steps, one) for prompt, one in zip(wins, starts, strict=True)])
     if len(wins) == 1:
         return np.zeros(1)
     wins = wins.copy()
     np.fill_diagonal(wins, 0.0)
-    if np.count_nonzero(wins) < wins.size - len(wins):  # else each has beaten each
+    each_beat_each = np.count_nonzero(wins) == wins.size - len(wins)
+    if not each_beat_each:
         require_strongly_connected("wins", wins)
-    found = settle(Pulls(wins), np.zeros(len(wins)), steps)
+    if first is not None:
+        found = settle(Pulls(wins), beta * first, steps)
+    else:
+        found = settle(Pulls(wins), _mean_log_odds(wins) if each_beat_each else np.zeros(len(wins)), steps)
     centered: Array = (found - found.mean()) / beta
     return centered
+
+
+def _mean_log_odds(wins: Array) -> Array:
+    """(K,), over up to 32 opponents: r but for a constant, where wins are those of rewards r no more than 10 apart"""
+    few = np.unique(np.linspace(0, len(wins) - 1, 32).astype(int))
+    won, lost = wins[:, few], wins[few].T.copy()
+    won[few, np.arange(len(few))] = lost[few, np.arange(len(few))] = 1.0
+    mean: Array = np.clip(np.log(won) - np.log(lost), -10, 10).mean(axis=1)
+    return mean
 
 
 def policy(u: ArrayLike, ref: ArrayLike) -> Array:

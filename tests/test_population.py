@@ -12,7 +12,7 @@ from mpmath import mp
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
-from analytic import optimum, population
+from analytic import _solvers, optimum, population
 
 EPS = np.finfo(float).eps
 K = 4
@@ -246,6 +246,52 @@ def test_newton_on_many_responses(rng, pairs):
     assert_allclose(population.newton(wins, 0.5), (reward - reward.mean()) / 0.5, rtol=0, atol=room)
 
 
+def test_newton_begins_where_it_is_told(monkeypatch):
+    """Rewards are their own mean log-odds: two looks at the slopes are enough, from 0 it takes several"""
+    looked, at = [], _solvers.Pulls.at
+    monkeypatch.setattr(_solvers.Pulls, "at", lambda pulls, x: (looked.append(x), at(pulls, x))[1])
+    rng = np.random.default_rng(0)
+    reward, weight = rng.normal(size=50), rng.random((50, 50))
+    wins = population.bradley_terry_wins(reward, weight + weight.T)
+
+    def looks(**start):
+        looked.clear()
+        u = population.newton(wins, 0.5, **start)
+        assert_allclose(u, (reward - reward.mean()) / 0.5, rtol=0, atol=1e-12)
+        return len(looked), looked[0]
+
+    count, first = looks()
+    assert count <= 2
+    assert_allclose(first - first.mean(), reward - reward.mean(), rtol=0, atol=1e-13)
+    count, first = looks(start=np.zeros(50))
+    assert count >= 4
+    assert (first == 0).all()
+    _, first = looks(start=np.linspace(-1, 1, 50))
+    assert_allclose(first, np.linspace(-0.5, 0.5, 50))
+    wins[3, 4] = 0.0
+    looked.clear()
+    population.newton(wins, 0.5)
+    assert (looked[0] == 0).all()
+
+
+def test_newton_begins_at_log_odds_that_are_bounded():
+    wins = np.array([[0.0, 1e300, 1.0], [1e-300, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    with np.errstate(all="raise"):
+        assert abs(population._mean_log_odds(wins)).max() <= 20 / 3
+
+
+def test_starts_of_several_prompts(rng):
+    wins = rng.random((2, 4, 4)) + 0.1
+    both = population.newton(wins, 1.0, start=np.ones(4))
+    for u, prompt in zip(both, wins, strict=True):
+        assert_allclose(u, population.newton(prompt, 1.0), rtol=0, atol=1e-12)
+    assert_allclose(population.newton(wins, 1.0, start=rng.normal(size=(2, 4))), both, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="start"):
+        population.newton(wins, 1.0, start=np.ones(3))
+    with pytest.raises(ValueError, match="start is inf"):
+        population.newton(wins, 1.0, start=[0.0, np.inf, 0.0, 0.0])
+
+
 def test_newton_on_margins_beyond_the_range_of_float64():
     """A path of 41 responses, each of which wins e^20 times as often as it loses to the next: 800 nats."""
     wins = np.diag(np.ones(40), 1) + np.diag(np.full(40, np.exp(-20.0)), -1)
@@ -278,7 +324,7 @@ def test_newton_converges_where_undamped_steps_do_not():
 def test_steps_that_are_not_enough_are_an_error():
     wins = population.bradley_terry_wins(REWARD)
     with pytest.raises(ArithmeticError, match="newton has not converged in 3 steps: L would still fall by"):
-        population.newton(wins, 0.1, steps=3)
+        population.newton(wins, 0.1, steps=3, start=np.zeros(5))
     assert population.newton(wins, 0.1, steps=12) == pytest.approx((REWARD - REWARD.mean()) / 0.1, rel=1e-10, abs=1e-10)
 
 
