@@ -140,12 +140,12 @@ def test_any_number_of_threads_gives_the_same_bits(rng, threading, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_pass_holds_nothing_but_the_gradient(n, threading, rng):
-    """A few numbers a row, whatever the vocabulary: at most 1/32 of a block a thread"""
+    """A few numbers a row, and the buffers of NumPy's ufuncs: at most 1/8 of a block a thread"""
     threading(n)
     logits = rng.normal(size=(1, 257, 8192))
     tokens, mask = rng.integers(8192, size=(1, 257)), np.arange(257)[None] > 0
     peak = allocated(lambda: token_logp_grad(logits, tokens, mask, np.ones(257), out=np.empty_like(logits)))
-    assert peak - logits.nbytes < n * 8 * readings.BLOCK / 32
+    assert peak - logits.nbytes < n * 8 * readings.BLOCK / 8
 
 
 @pytest.mark.parametrize("n", [1, 2])
