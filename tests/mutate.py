@@ -239,6 +239,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
         ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
     ]),
+    ("Added to zeros it is the same.", [
+        ("losses.Loss._evaluate", "for term in self.terms] == [⟦1 → 0⟧]"),
+    ]),
     ("No rows are one block.", [
         ("losses.Loss._evaluate", "max(first.size, ⟦1 → 2⟧)"),
     ]),
