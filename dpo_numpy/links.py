@@ -8,6 +8,7 @@ come after its scores: those of a comparison in their shape, those of a response
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -450,6 +451,13 @@ def ranking(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     return Link(fn, needs, columns=None)
 
 
+def _columns(a: Array, b: Array) -> Array:
+    """(..., B) and (..., B) -> (..., B, 2)"""
+    both = np.empty((*a.shape, 2), a.dtype)
+    both[..., 0], both[..., 1] = a, b
+    return both
+
+
 # ---- links of a whole batch
 
 def batch_mean(length: str = "length") -> Link:
@@ -495,7 +503,7 @@ def dynamic(beta: float, alpha: float, floor: float) -> Link:
         rate = np.maximum(floor, beta * (1 + alpha * (centre - facts["m0"])))
         value, slope = logistic(rate * h, 1.0)
         slope = np.where(kept, share * rate * slope, 0)
-        return np.where(kept, value, 0), np.stack([slope, -slope], axis=-1)
+        return np.where(kept, value, 0), _columns(slope, -slope)
 
     return Link(fn, ("m0", "keep"), coupled=True)
 
@@ -511,15 +519,11 @@ def sorted_margins(kernel: Kernel, **hyper: Any) -> Link:
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
         u = s[..., 0] - s[..., 1]
         v = facts["ref_logp"][..., 0] - facts["ref_logp"][..., 1]
-        value, slope = np.zeros_like(u), np.zeros_like(u)
+        value, slope = np.empty_like(u), np.empty_like(u)
         for at in np.ndindex(u.shape[:-1]):
             v_at = v[at] if v.ndim == u.ndim else v
-            rows, cols, mass = _coupling(u[at].real, v_at, weight)
-            phi, dphi = kernel(u[at][rows] - v_at[cols], **hyper)
-            np.add.at(value[at], rows, mass * phi)
-            np.add.at(slope[at], rows, mass * dphi)
-        value = np.divide(value, weight, out=np.zeros_like(value), where=weight > 0)
-        return value, np.stack([slope, -slope], axis=-1)
+            value[at], slope[at], _ = _by_rank(functools.partial(kernel, **hyper), u[at], v_at, weight)
+        return value, _columns(slope, -slope)
 
     return Link(fn, ("ref_logp",), coupled=True)
 
@@ -528,22 +532,44 @@ def sorted_columns(kernel: Kernel, **hyper: Any) -> Link:
     """Σ_k w φ(a₍ₖ₎ - b₍ₖ₎): scores of chosen and of rejected, each sorted, meet rank by rank, as in `sorted_margins`"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, ds = np.zeros_like(s[..., 0]), np.zeros_like(s)
+        value, ds = np.empty(s.shape[:-1], s.dtype), np.empty(s.shape, s.dtype)
         for at in np.ndindex(s.shape[:-2]):
             a, b = s[at][:, 0], s[at][:, 1]
-            rows, cols, mass = _coupling(a.real, b.real, weight)
-            phi, dphi = kernel(a[rows] - b[cols], **hyper)
-            np.add.at(value[at], rows, mass * phi)
-            np.add.at(ds[at][:, 0], rows, mass * dphi)
-            np.add.at(ds[at][:, 1], cols, -mass * dphi)
-        return np.divide(value, weight, out=np.zeros_like(value), where=weight > 0), ds
+            value[at], ds[at][:, 0], ds[at][:, 1] = _by_rank(functools.partial(kernel, **hyper), a, b, weight)
+        return value, ds
 
     return Link(fn, coupled=True)
 
 
+def _by_rank(kernel: Kernel, u: Array, v: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Σ_k w φ(u₍ₖ₎ - v₍ₖ₎) as a value for each of u (n,), with the slopes in u and in v"""
+    if (weight == weight[:1]).all() and (weight > 0).all():  # one to one
+        met = np.empty(len(u), np.intp)
+        met[_order(u.real)] = _order(v.real)
+        value, slope = kernel(u - v[met])
+        du = weight * slope
+        dv = np.empty_like(du)
+        dv[met] = -du
+        return value, du, dv
+    rows, cols, mass = _coupling(u.real, v.real, weight)
+    value, slope = kernel(u[rows] - v[cols])
+    total, du, dv = np.zeros((3, len(u)), u.dtype)
+    np.add.at(total, rows, mass * value)
+    np.add.at(du, rows, mass * slope)
+    np.add.at(dv, cols, -mass * slope)
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), du, dv
+
+
+def _order(x: Array) -> Array:
+    """A stable sort: a faster one where nothing is tied, which then finds the same"""
+    order = np.argsort(x)
+    ranked = x[order]
+    return np.argsort(x, kind="stable") if (ranked[1:] == ranked[:-1]).any() else order
+
+
 def _coupling(u: Array, v: Array, weight: Array) -> tuple[Array, Array, Array]:
     """Pieces (i, j, mass) that match equal quantiles of u and v, both weighted by `weight`."""
-    by_u, by_v = np.argsort(u, kind="stable"), np.argsort(v, kind="stable")
+    by_u, by_v = _order(u), _order(v)
     # in longdouble: a small mass is the difference of two large ends
     ends_u, ends_v = (np.cumsum(weight[order], dtype=np.longdouble) for order in (by_u, by_v))
     ends_v[-1:] = ends_u[-1:]  # the same total, added in another order

@@ -256,7 +256,6 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links.plackett_luce", "range(s.shape[-1] - ⟦1 → 0⟧)"),
     ]),
     ("Of an array of zeros the shape matters.", [
-        ("links.sorted_columns.fn", "np.zeros_like(s[..., ⟦0 → 1⟧])"),
         ("advantages.gae", "np.zeros_like(r ⟦- → +⟧ v)"),
         ("advantages.gae", "np.zeros_like(⟦r - v → v - r⟧)"),
     ]),

@@ -460,6 +460,39 @@ def test_transport_of_equal_weights_is_a_sort(size):
     np.testing.assert_array_equal(ds, np.stack([slope, -slope], axis=-1))
 
 
+@pytest.mark.parametrize("levels", [3, 10**6])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_transport_of_equal_weights_is_that_of_any_weights(weight, levels):
+    """Ranks that meet one to one, against pieces of mass: nothing tied, and nearly all of it; row by row"""
+    rng = np.random.default_rng(5)
+    u, v = rng.integers(levels, size=(2, 300)) / 4.0
+    weights = np.full(300, weight)
+    rows, cols, mass = links._coupling(u, v, weights)
+    assert len(rows) == 300
+    phi, slope = logistic(u[rows] - v[cols], beta=0.7)
+    value, du, dv = (np.zeros(300) for _ in range(3))
+    value[rows], du[rows], dv[cols] = phi, mass * slope, -mass * slope
+    ours = links._by_rank(lambda h: logistic(h, beta=0.7), u, v, weights)
+    for found, expected in zip(ours, (value, du, dv), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0 if weight == 1 else 2 * EPS)
+
+
+def test_transport_without_any_weight():
+    value, ds = transport(*batch(4), np.zeros(4), beta=0.7)
+    assert not value.any() and not ds.any()
+
+
+def test_the_order_of_what_is_tied_is_that_of_the_rows():
+    """Python's sort is stable; a NaN is larger than any number, in whatever order"""
+    x = np.random.default_rng(6).integers(50, size=2000) / 4.0
+    x[7] = -0.0
+    assert links._order(x).tolist() == sorted(range(2000), key=x.tolist().__getitem__)
+    x = np.random.default_rng(6).permutation(2000) / 4.0
+    assert links._order(x).tolist() == np.argsort(x, kind="stable").tolist()
+    x[:3] = np.nan
+    assert set(links._order(x)[-3:]) == {0, 1, 2}
+
+
 def test_transport_is_the_cheapest_matching():
     """The cost is convex in the difference, so of all permutations the sorted one is the least."""
     s, ref = batch(5)
