@@ -377,6 +377,16 @@ def nca_listwise(s: Array, score: Array, beta: float, alpha: float) -> tuple[Arr
     return value.sum(axis=-1), beta * slope
 
 
+def _rows(x: Array) -> Array:
+    """(..., B, K) -> (K, ..., B): loops along a few responses would be short"""
+    return np.ascontiguousarray(x.transpose(-1, *range(x.ndim - 1)))
+
+
+def _columns(x: Array) -> Array:
+    """(K, ..., B) -> (..., B, K)"""
+    return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0))
+
+
 def _not_zero(x: float, of: Array) -> float:
     """A positive divisor that float32 would take for 0"""
     return max(x, float(np.finfo(of.real.dtype).smallest_normal))
@@ -451,13 +461,6 @@ def ranking(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     return Link(fn, needs, columns=None)
 
 
-def _columns(a: Array, b: Array) -> Array:
-    """(..., B) and (..., B) -> (..., B, 2)"""
-    both = np.empty((*a.shape, 2), a.dtype)
-    both[..., 0], both[..., 1] = a, b
-    return both
-
-
 # ---- links of a whole batch
 
 def batch_mean(length: str = "length") -> Link:
@@ -477,17 +480,16 @@ def kto_pair(beta: float, detach: bool) -> Link:
     """value_b = ½ σ(-β (a_b - K_l)) + ½ σ(β (b_b - K_w)),   K_w = max(0, mean of a), K_l = max(0, mean of b)"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
+        x = _rows(s)
         share = np.divide(weight, weight.sum(), out=np.zeros_like(weight), where=weight > 0)
-        means = (share[:, None] * s).sum(axis=-2)
+        means = (share * x).sum(axis=-1, keepdims=True)
         above = means.real > 0
-        against = np.where(above, means, 0)[..., None, ::-1]
-        sign = np.array([1, -1], s.real.dtype)
-        z = beta * sign * (s - against)
-        p, not_p = sigmoids(z)
-        pull = -0.5 * beta * weight[:, None] * sign * p * not_p
-        # through the other column's mean: s and its K enter as a difference
-        of_mean = 0 if detach else np.where(above, -pull.sum(axis=-2)[..., ::-1], 0)[..., None, :] * share[:, None]
-        return 0.5 * not_p.sum(axis=-1), pull + of_mean
+        slope = np.array([beta, -beta], s.real.dtype).reshape(2, *(1,) * (s.ndim - 1))
+        p, not_p = sigmoids(slope * (x - np.where(above, means, 0)[::-1]))
+        pull = -0.5 * weight * slope * p * not_p
+        if not detach:  # through the other column's mean: s and its K enter as a difference
+            pull -= np.where(above, pull.sum(axis=-1, keepdims=True)[::-1], 0) * share
+        return 0.5 * (not_p[0] + not_p[1]), _columns(pull)
 
     return Link(fn, coupled=True)
 
@@ -503,7 +505,7 @@ def dynamic(beta: float, alpha: float, floor: float) -> Link:
         rate = np.maximum(floor, beta * (1 + alpha * (centre - facts["m0"])))
         value, slope = logistic(rate * h, 1.0)
         slope = np.where(kept, share * rate * slope, 0)
-        return np.where(kept, value, 0), _columns(slope, -slope)
+        return np.where(kept, value, 0), np.stack([slope, -slope], axis=-1)
 
     return Link(fn, ("m0", "keep"), coupled=True)
 
@@ -523,7 +525,7 @@ def sorted_margins(kernel: Kernel, **hyper: Any) -> Link:
         for at in np.ndindex(u.shape[:-1]):
             v_at = v[at] if v.ndim == u.ndim else v
             value[at], slope[at], _ = _by_rank(functools.partial(kernel, **hyper), u[at], v_at, weight)
-        return value, _columns(slope, -slope)
+        return value, np.stack([slope, -slope], axis=-1)
 
     return Link(fn, ("ref_logp",), coupled=True)
 

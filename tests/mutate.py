@@ -184,8 +184,6 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links.kto", "sigmoids(beta ⟦* → /⟧ sign * (s"),
         ("links.kto", "-beta * lam ⟦* → /⟧ sign * p"),
         ("links.classify", "-beta ⟦* → /⟧ sign"),
-        ("links.kto_pair.fn", "beta ⟦* → /⟧ sign * (s"),
-        ("links.kto_pair.fn", "weight[:, None] ⟦* → /⟧ sign"),
     ]),
     ("The last axis of two.", [
         ("numerics.log_normalizer", "argmax(axis=⟦- → ⟧1"),
