@@ -324,26 +324,27 @@ def square_sum(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     return total * total, (2 * total, 2 * total)
 
 
-# ---- kernels of a whole row (..., K): value (...), slopes (..., K)
+# ---- kernels of a whole row, responses first (K, ...): value (...), slopes (K, ...)
 
 def plackett_luce(s: Array, present: Array, beta: float) -> tuple[Array, Array]:
     """φ(s) = Σₖ log Σ_{j≥k} exp β(sⱼ - sₖ),   ∂ⱼ = β (Σ_{k<j} pⱼ⁽ᵏ⁾ - Σ_{i>j} pᵢ⁽ʲ⁾),   p⁽ᵏ⁾ = softmax of βs from k on
 
     best first; a response that is not `present` (at the end of a row) takes no part.
     """
-    here: Array = np.broadcast_to(present, s.shape)
-    s = np.where(here, s, 0)
-    first = np.arange(s.shape[-1]) == 0
-    value, ds, lost = np.zeros(s.shape[:-1], s.dtype), np.zeros_like(s), np.zeros_like(s)
-    for k in range(s.shape[-1] - 1):
-        p, log_p = _softmax(s[..., k:], beta, here[..., k:] | first[:s.shape[-1] - k])
-        value -= log_p[..., 0]
+    short = not present.all()
+    if short:
+        s = np.where(present, s, 0)
+    value = np.zeros(s.shape[1:], s.dtype)
+    ds, lost = np.zeros((2, *s.shape), s.dtype)
+    for k in range(len(s) - 1):
+        x, log_p = _softmax(s[k:], beta, here=present[k:] if short else None)
+        value -= log_p[0]
+        x[0] = -x[1:].sum(axis=0)
         # the rejections of one response are many numbers of like size, and it may be all but chosen: keep what + rounds
-        for j, x in enumerate((-p[..., 1:].sum(axis=-1), *np.moveaxis(p[..., 1:], -1, 0)), k):
-            total = ds[..., j] + x
-            part = total - x
-            lost[..., j] += (ds[..., j] - part) + (x - (total - part))
-            ds[..., j] = total
+        total = ds[k:] + x
+        part = total - x
+        lost[k:] += (ds[k:] - part) + (x - (total - part))
+        ds[k:] = total
     return value, beta * (ds + lost)
 
 
@@ -351,30 +352,58 @@ def infonca(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, A
     """φ(s) = -Σᵢ qᵢ log pᵢ,   ∂ᵢ = β (pᵢ - qᵢ),   p = softmax(βs), q = softmax(score/α)"""
     alpha = _not_zero(alpha, score)
     (p, log_p), (q, _) = _softmax(s, beta), _softmax(score, per=alpha)
+    gap = p - q
     # p - q = q (eᵈ - 1), with d from differences that vanish where p = q
     with np.errstate(over="ignore"):
-        d = beta * (s - s[..., :1]) - (score - score[..., :1]) / alpha
-    near = (abs(d) < 1).all(axis=-1, keepdims=True)
-    small = np.where(near, d, 0)
-    small = np.expm1(small - np.log1p((q * np.expm1(small)).sum(axis=-1, keepdims=True)))
-    gap = np.where(near, q * small, p - q)
+        d = beta * (s - s[0]) - (score - score[0]) / alpha
+    near = (abs(d) < 1).all(axis=0)
+    if near.any():
+        small = np.where(near, d, 0)
+        small = np.expm1(small - np.log1p((q * np.expm1(small)).sum(axis=0)))
+        gap = np.where(near, q * small, gap)
     # of two numbers near 1, by what they leave to the others
     likely = (p.real > 0.5) & (q > 0.5)
-    gap = np.where(likely, -np.where(likely, 0, gap).sum(axis=-1, keepdims=True), gap)
-    return -(q * log_p).sum(axis=-1), beta * gap
+    if likely.any():
+        gap = np.where(likely, -np.where(likely, 0, gap).sum(axis=0), gap)
+    return -(q * log_p).sum(axis=0), beta * gap
 
 
 def nca_listwise(s: Array, score: Array, beta: float, alpha: float) -> tuple[Array, Array]:
     """φ(s) = -Σᵢ [qᵢ log σ(xᵢ) + log σ(-xᵢ)/K],   ∂ᵢ = β (σ(xᵢ)/K - qᵢ σ(-xᵢ)),   q = softmax(score/α), x = βs"""
     alpha = _not_zero(alpha, score)
-    (q, log_q), K = _softmax(score, per=alpha), s.shape[-1]
-    # log Kq, where ∂ vanishes: near 0 from the differences of scores
+    (q, log_q), K = _softmax(score, per=alpha), len(s)
+    level = log_q + math.log(K)  # log Kq, where ∂ vanishes: near 0 from the differences of scores
     with np.errstate(over="ignore"):
-        ahead = (score[..., None, :] - score[..., None]) / alpha
-    near = np.asarray((abs(ahead) < 1).all(axis=-1))
-    level = -np.log1p(np.expm1(np.where(near[..., None], ahead, 0)).mean(axis=-1))
-    value, slope = balanced(beta * s, q, 1 / K, np.where(near, level, log_q + math.log(K)))
-    return value.sum(axis=-1), beta * slope
+        near = (score.max(axis=0) - score.min(axis=0)) / alpha < 1
+    if near.any():
+        ahead = np.where(near, score - score[:, None], 0) / alpha
+        level = np.where(near, -np.log1p(np.expm1(ahead).mean(axis=1)), level)
+    value, slope = balanced(beta * s, q, 1 / K, level)
+    return value.sum(axis=0), beta * slope
+
+
+def _not_zero(x: float, of: Array) -> float:
+    """A positive divisor that float32 would take for 0"""
+    return max(x, float(np.finfo(of.real.dtype).smallest_normal))
+
+
+def _softmax(x: Array, rate: float = 1.0, per: float = 1.0, here: Array | None = None) -> tuple[Array, Array]:
+    """softmax(rate x / per) over what is here, and its logarithm; not one by way of the other, so that 1/K is exact
+
+    The first is always here.
+    """
+    if here is not None:
+        x = np.where(here, x, x[0])
+    top = x.max(axis=0)
+    best = x == top
+    with np.errstate(over="ignore"):  # what is that far below has no probability
+        below = rate * (x - top) / per
+    e = np.exp(below)
+    if here is not None:
+        e[1:] *= here[1:]
+        best[1:] &= here[1:]
+    others = (e - best).sum(axis=0) + (best.sum(axis=0, dtype=x.real.dtype) - 1)
+    return e / (1 + others), below - np.log1p(others)
 
 
 def _rows(x: Array) -> Array:
@@ -385,21 +414,6 @@ def _rows(x: Array) -> Array:
 def _columns(x: Array) -> Array:
     """(K, ..., B) -> (..., B, K)"""
     return np.ascontiguousarray(x.transpose(*range(1, x.ndim), 0))
-
-
-def _not_zero(x: float, of: Array) -> float:
-    """A positive divisor that float32 would take for 0"""
-    return max(x, float(np.finfo(of.real.dtype).smallest_normal))
-
-
-def _softmax(x: Array, rate: float = 1.0, here: Array | bool = True, per: float = 1.0) -> tuple[Array, Array]:
-    """softmax(rate x / per) over what is here, and its logarithm; not one by way of the other, so that 1/K is exact"""
-    best = np.where(here, x.real, -np.inf).argmax(axis=-1)[..., None]
-    with np.errstate(over="ignore"):  # what is that far below has no probability
-        below = rate * (x - np.take_along_axis(x, best, axis=-1)) / per
-    e = np.where(here, np.exp(np.where(here, below, 0)), 0)
-    others = np.where(np.arange(x.shape[-1]) == best, 0, e).sum(axis=-1, keepdims=True)
-    return e / (1 + others), below - np.log1p(others)
 
 
 # ---- lifts
@@ -455,8 +469,8 @@ def ranking(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     """value_b = φ(all scores of the row, the facts named), with a slope for each"""
 
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
-        value, ds = kernel(s, *(facts[name] for name in needs), **hyper)
-        return value, weight[:, None] * ds
+        value, ds = kernel(_rows(s), *(_rows(facts[name]) for name in needs), **hyper)
+        return value, _columns(weight * ds)
 
     return Link(fn, needs, columns=None)
 

@@ -96,9 +96,8 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links.infonca", "(p.real > ⟦0.5 → 0.25⟧)"),
         ("links.infonca", "(q ⟦> → >=⟧ 0.5)"),
         ("links.infonca", "(q > ⟦0.5 → 0.25⟧)"),
-        ("links.nca_listwise", "(⟦abs(ahead) → ahead⟧ < 1)"),
-        ("links.nca_listwise", "(abs(ahead) ⟦< → <=⟧ 1)"),
-        ("links.nca_listwise", "(abs(ahead) < ⟦1 → 2⟧)"),
+        ("links.nca_listwise", "/ alpha ⟦< → <=⟧ 1"),
+        ("links.nca_listwise", "/ alpha < ⟦1 → 2⟧"),
     ]),
     ("A number that stands in for one that is not used: it need only be finite.", [
         ("numerics.log_sigmoid_difference", "_within(d, ⟦1 → 2⟧)"),
@@ -113,10 +112,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("links._beyond", "np.where(np.isinf(near), ⟦0 → 1⟧, near)"),
         ("links.discopop", "np.where(np.isinf(decay), ⟦0 → 1⟧, decay)"),
         ("links.odds_ratio", "np.where(certain, ⟦1 → 2⟧, more)"),
-        ("links.plackett_luce", "np.where(here, s, ⟦0 → 1⟧)"),
+        ("links.plackett_luce", "np.where(present, s, ⟦0 → 1⟧)"),
         ("links.infonca", "np.where(near, d, ⟦0 → 1⟧)"),
-        ("links.nca_listwise", "ahead, ⟦0 → 1⟧))"),
-        ("links._softmax", "np.where(here, below, ⟦0 → 1⟧)"),
+        ("links.nca_listwise", "score - score[:, None], ⟦0 → 1⟧)"),
         ("links.dynamic.fn", "np.where(kept, h.real, ⟦0 → 1⟧)"),
         ("links.dynamic.fn", "(total if total > 0 else ⟦1 → 2⟧)"),
         ("surrogates.reduced.fn", "np.where(mask, facts[name], ⟦0 → 1⟧)"),
@@ -244,14 +242,11 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("losses.Loss._evaluate", "max(first.size, ⟦1 → 2⟧)"),
     ]),
     ("What is added to all scores of a row changes no probability.", [
-        ("links.infonca", "beta * (s ⟦- → +⟧ s[..., :1])"),
-        ("links.infonca", "(score ⟦- → +⟧ score[..., :1])"),
-    ]),
-    ("Distances from one another are a table whose transpose has the other sign, and their size alone matters.", [
-        ("links.nca_listwise", ".all(axis=-⟦1 → 2⟧)"),
+        ("links.infonca", "beta * (s ⟦- → +⟧ s[0])"),
+        ("links.infonca", "(score ⟦- → +⟧ score[0])"),
     ]),
     ("A ranking of one has probability 1: its logarithm and its slope are 0.", [
-        ("links.plackett_luce", "range(s.shape[-1] - ⟦1 → 0⟧)"),
+        ("links.plackett_luce", "range(len(s) - ⟦1 → 0⟧)"),
     ]),
     ("Of an array of zeros the shape matters.", [
         ("advantages.gae", "np.zeros_like(r ⟦- → +⟧ v)"),

@@ -254,10 +254,11 @@ def test_lifts_hand_over_facts(lead):
 # ---- rankings
 
 RANKINGS = {
-    "plackett_luce": (plackett_luce, np.ones(5, bool), {"beta": 0.7}),
-    "infonca": (infonca, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
-    "infonca, certain": (infonca, np.array([20.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
-    "nca_listwise": (nca_listwise, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
+    "plackett_luce": (plackett_luce, [True] * 5, {"beta": 0.7}),
+    "plackett_luce, short": (plackett_luce, [True] * 3 + [False] * 2, {"beta": 0.7}),
+    "infonca": (infonca, [2.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
+    "infonca, certain": (infonca, [20.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
+    "nca_listwise": (nca_listwise, [2.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
 }
 
 
@@ -265,27 +266,30 @@ RANKINGS = {
 @pytest.mark.parametrize("name", RANKINGS)
 def test_slopes_of_a_ranking(name, magnitude):
     kernel, fact, hyper = RANKINGS[name]
-    s = magnitude * np.random.default_rng(6).normal(size=(50, 5))
+    s = magnitude * np.random.default_rng(6).normal(size=(50, 5)).T
+    fact = np.array(fact)[:, None]
     value, slopes_ = kernel(s, fact, **hyper)
     assert value.shape == (50,)
     for k in range(5):
-        stepped = kernel(s + 1e-40j * (np.arange(5) == k), fact, **hyper)[0].imag / 1e-40
+        stepped = kernel(s + 1e-40j * (np.arange(5) == k)[:, None], fact, **hyper)[0].imag / 1e-40
         # sums of up to five shares of at most beta
-        np.testing.assert_allclose(slopes_[:, k], stepped, rtol=32 * EPS, atol=16 * EPS)
+        np.testing.assert_allclose(slopes_[k], stepped, rtol=32 * EPS, atol=16 * EPS)
 
 
 def test_a_ranking_weighs_its_rows():
-    s, present = scores(3, (2,)), np.array([[True, True, k > 1] for k in range(4)])
+    s, present = scores(3, (2,)), np.broadcast_to([[True, True, k > 1] for k in range(4)], (2, 4, 3))
     value, ds = ranking(plackett_luce, "present", beta=0.7).fn(s, WEIGHT, {"present": present})
-    expected, slope = plackett_luce(s, present, beta=0.7)
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(ds, WEIGHT[:, None] * slope)
+    for r, b in np.ndindex(2, 4):
+        expected, slope = plackett_luce(s[r, b], present[r, b], beta=0.7)
+        assert value[r, b] == pytest.approx(expected, rel=2 * EPS)
+        np.testing.assert_allclose(ds[r, b], WEIGHT[b] * slope, rtol=2 * EPS)
 
 
 def test_luce_is_the_probability_of_an_order():
     """Σ over all orders of exp(-loss) is 1; two responses are a logistic of their difference; so is a short ranking."""
     s = np.random.default_rng(7).normal(size=4)
-    total = sum(np.exp(-plackett_luce(s[list(order)], True, beta=0.7)[0]) for order in itertools.permutations(range(4)))
+    orders = np.array(list(itertools.permutations(range(4)))).T
+    total = np.exp(-plackett_luce(s[orders], np.ones((4, 24), bool), beta=0.7)[0]).sum()
     assert total == pytest.approx(1, rel=16 * EPS)
     value, slope = plackett_luce(s, np.array([True, True, False, False]), beta=0.7)
     expected, by_margin = logistic(s[0] - s[1], beta=0.7)
@@ -352,9 +356,9 @@ def test_the_root_of_smoothed_labels_is_known_to_more_digits_than_float32_has(ep
 @pytest.mark.parametrize("K", range(2, 14))
 def test_slopes_of_a_ranking_of_equals_keep_the_digits_that_cancel(K):
     """Σ_{k<j} 1/(K-k) - (K-j-1)/(K-j), of which little may be left: 0.02 of terms up to 0.8 for the eighth of twelve"""
-    _, slopes = plackett_luce(np.zeros((1, K)), np.ones((1, K), bool), beta=1.0)
+    _, slopes = plackett_luce(np.zeros(K), np.ones(K, bool), beta=1.0)
     exact = [math.fsum([1 / (K - k) for k in range(j)] + [-1 / (K - j)] * (K - j - 1)) for j in range(K)]
-    np.testing.assert_allclose(slopes[0], exact, rtol=2 * np.finfo(float).eps)
+    np.testing.assert_allclose(slopes, exact, rtol=2 * np.finfo(float).eps)
 
 
 def test_a_product_of_weights_is_clamped_where_it_is_above_one():
