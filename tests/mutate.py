@@ -107,7 +107,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("numerics.kl_terms", "np.where(none, ⟦0 → 1⟧"),
         ("numerics.kl_terms", "np.where(near, d, ⟦0 → 1⟧)"),
         ("numerics.kl_terms", "np.where(near, ⟦0 → 1⟧, d)"),
-        ("scores.shared_length.fn", "np.where(mask, of_tokens, ⟦0 → 1⟧)"),
+        ("scores.shared_length.fn", "else logp, ⟦0 → 1⟧)"),
         ("links._beyond", "np.where(np.isinf(near), ⟦0 → 1⟧, root)"),
         ("links._beyond", "np.where(np.isinf(near), ⟦0 → 1⟧, near)"),
         ("links.discopop", "np.where(np.isinf(decay), ⟦0 → 1⟧, decay)"),

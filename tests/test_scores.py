@@ -58,6 +58,18 @@ def test_value_and_shape(name, dtype):
     assert {key: g.shape for key, g in grads.items()} == {key: x[key].shape for key in score.reads}
 
 
+@pytest.mark.parametrize("name", ["shared_length", "half weighted"])
+def test_a_mask_may_be_numbers_and_tokens_that_do_not_count_anything(name):
+    score, formula = SCORES[name]
+    x, facts = numbers()
+    expected, told = formula(x, facts), np.where(facts["mask"], x["token_logp"], np.nan)
+    mask = facts["mask"].astype(float)
+    for dtype in (bool, float):
+        s, back = score.fn({"token_logp": told}, {**facts, "mask": mask.astype(dtype)})
+        np.testing.assert_allclose(s, expected, rtol=4 * np.finfo(float).eps, atol=16 * np.finfo(float).eps)
+        assert (back(np.ones_like(s))["token_logp"] * (1 - mask) == 0).all()
+
+
 @pytest.mark.parametrize("name", [name for name in SCORES if name != "stopped"])
 def test_pullback(name):
     score, _ = SCORES[name]
