@@ -235,6 +235,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
         ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
     ]),
+    ("Weights that are alike are all above 0, or none is.", [
+        ("links._by_rank", "(weight > 0)⟦.all → .any⟧"),
+    ]),
     ("Added to zeros it is the same.", [
         ("losses.Loss._evaluate", "for term in self.terms] == [⟦1 → 0⟧]"),
     ]),

@@ -297,6 +297,40 @@ def test_luce_is_the_probability_of_an_order():
     np.testing.assert_allclose(slope, [by_margin, -by_margin, 0, 0], rtol=4 * EPS)
 
 
+@pytest.mark.parametrize("name", RANKINGS)
+def test_a_ranking_near_its_target_and_one_far_away_do_not_hear_of_each_other(name):
+    kernel, _, hyper = RANKINGS[name]
+    score = np.array([[2.0, 9.0, 1e-9], [1.5, -7.0, 0.0], [1.4, 0.0, 0.0]])
+    s = np.array([[2.0, 0.0, 0.0], [1.4, 1.0, 0.0], [1.3, -50.0, 1e-9]])
+    fact = score if kernel is not plackett_luce else np.array([[True] * 3, [True] * 3, [True, False, True]])
+    together, slopes_ = kernel(s, fact, **hyper)
+    for b in range(3):
+        value, slope = kernel(s[:, b], fact[:, b], **hyper)
+        np.testing.assert_allclose(together[b], value, rtol=4 * EPS)
+        np.testing.assert_allclose(slopes_[:, b], slope, rtol=4 * EPS)
+
+
+def test_a_ranking_of_one():
+    """Nothing to choose from; against noise, one response is a label of a coin"""
+    one = np.array([0.3])
+    for kernel, fact, hyper in ((plackett_luce, np.array([True]), {}), (infonca, one, {"alpha": 0.8})):
+        value, slope = kernel(one, fact, beta=0.7, **hyper)
+        assert value == 0 and slope.tolist() == [0]
+    value, slope = nca_listwise(one, one, beta=0.7, alpha=0.8)
+    assert value == pytest.approx(np.log1p(np.exp(0.21)) + np.log1p(np.exp(-0.21)), rel=4 * EPS)
+    assert slope == pytest.approx(0.7 * np.tanh(0.105), rel=4 * EPS)
+
+
+def test_slopes_of_nca_where_scores_are_far_from_zero():
+    """½ tanh(δ/2) is what a label is off ½, δ the scores' difference; far below 0 and far apart, nothing overflows"""
+    score = np.array([100.0, 100.0 - 2.0**-30])
+    _, slope = nca_listwise(np.zeros(2), score, beta=0.7, alpha=0.5)
+    off = 0.35 * 0.5 * np.tanh(2.0**-30)
+    np.testing.assert_allclose(slope, [-off, off], rtol=8 * EPS)
+    _, slope = nca_listwise(np.zeros(2), np.array([-1.0, -1000.0]), beta=0.7, alpha=0.5)
+    np.testing.assert_allclose(slope, [-0.175, 0.175], rtol=8 * EPS)
+
+
 def test_a_response_that_is_absent_is_not_heard():
     present = np.array([True, True, False])
     for absent in (np.nan, np.inf, -np.inf, 1e300):
@@ -490,7 +524,9 @@ def test_the_order_of_what_is_tied_is_that_of_the_rows():
     """Python's sort is stable; a NaN is larger than any number, in whatever order"""
     x = np.random.default_rng(6).integers(50, size=2000) / 4.0
     x[7] = -0.0
-    assert links._order(x).tolist() == sorted(range(2000), key=x.tolist().__getitem__)
+    alone = np.where(np.arange(2000) == 9, -1.0, x)
+    for tied in (x, alone, np.zeros(2000)):
+        assert links._order(tied).tolist() == sorted(range(2000), key=tied.tolist().__getitem__)
     x = np.random.default_rng(6).permutation(2000) / 4.0
     assert links._order(x).tolist() == np.argsort(x, kind="stable").tolist()
     x[:3] = np.nan
