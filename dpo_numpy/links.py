@@ -110,7 +110,7 @@ def squared(h: Array, target: float) -> tuple[Array, Array]:
 def hinge(h: Array, beta: float, delta: float = 1.0) -> tuple[Array, Array]:
     """φ(h) = max(0, δ - βh),   φ'(h) = -β where βh < δ, else 0 (at the kink too)"""
     z = beta * h - delta
-    return -at_most_0(z), np.multiply(~(z.real >= 0), -beta, dtype=h.dtype)
+    return 0 - at_most_0(z), 0 - np.multiply(~(z.real >= 0), beta, dtype=h.dtype)  # never -0
 
 
 def exo(h: Array, beta: float, eps: float) -> tuple[Array, Array]:
@@ -424,7 +424,7 @@ def margin(kernel: Kernel, *needs: str, **hyper: Any) -> Link:
     def fn(s: Array, weight: Array, facts: Values) -> tuple[Array, Array]:
         value, slope = kernel(s[..., 0] - s[..., 1], *[facts[name] for name in needs], **hyper)
         ds = np.empty(s.shape, s.dtype)
-        np.negative(np.multiply(weight, slope, out=ds[..., 0]), out=ds[..., 1])
+        np.subtract(0, np.multiply(weight, slope, out=ds[..., 0]), out=ds[..., 1])
         return value, ds
 
     return Link(fn, needs)
@@ -519,7 +519,7 @@ def dynamic(beta: float, alpha: float, floor: float) -> Link:
         rate = np.maximum(floor, beta * (1 + alpha * (centre - facts["m0"])))
         value, slope = logistic(rate * h, 1.0)
         slope = np.where(kept, share * rate * slope, 0)
-        return np.where(kept, value, 0), np.stack([slope, -slope], axis=-1)
+        return np.where(kept, value, 0), np.stack([slope, 0 - slope], axis=-1)
 
     return Link(fn, ("m0", "keep"), coupled=True)
 

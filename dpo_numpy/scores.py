@@ -57,7 +57,7 @@ def sequential_kl(alpha: float, stop: bool) -> Score:
 
     def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         s = x["logp"] - facts["ref_logp"] + alpha * x["kl"]
-        return s, lambda ds: {"logp": ds, "kl": ds * through.astype(ds.dtype)}
+        return s, lambda ds: {"logp": ds, "kl": 0 + ds * through.astype(ds.dtype)}  # never -0
 
     return Score(fn, ("logp", "kl"), ("ref_logp",))
 
@@ -77,6 +77,6 @@ def shared_length(alpha: float, ref_weighted: bool) -> Score:
         of_tokens = counted * np.where(mask, logp - ref if ref_weighted else logp, 0)
         total = row_sums(of_tokens.astype(np.result_type(logp.dtype, np.float64), copy=False))
         s = (total if ref_weighted else total - ref).astype(logp.dtype)
-        return s, lambda ds: {"token_logp": ds[..., None] * counted}
+        return s, lambda ds: {"token_logp": 0 + ds[..., None] * counted}  # never -0
 
     return Score(fn, ("token_logp",), (reference, "mask"))

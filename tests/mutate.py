@@ -130,7 +130,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("numerics.exact_product", "np.promote_types(⟦"),
         ("scores.shared_length.fn", "np.result_type(⟦"),
         ("links.balanced", "signed_gap(⟦down * p, up * not_p → "),
-        ("links.hinge", "np.multiply(⟦~(z.real >= 0), -beta → "),
+        ("links.hinge", "np.multiply(⟦~(z.real >= 0), beta → "),
         ("links.discopop", "np.minimum(⟦at * (1 - tau), -x → "),
         ("links.discopop", "np.maximum(⟦m, rest → rest, m⟧)"),
         ("links.reward_distance", "sigmoid_difference((⟦p, not_p), (q, not_q → "),

@@ -206,6 +206,15 @@ def test_results_are_the_callers_own(name, dtype):
     assert not any(np.shares_memory(x, y) for x, y in itertools.combinations(results, 2))
 
 
+@pytest.mark.parametrize("name", ["hinge", "ld_dpo", "tdpo2", "beta_dpo"])
+def test_what_does_not_count_is_not_minus_zero(name):
+    loss, read, facts = numbers(name, size=200)
+    value, grad = loss(read, **facts)
+    found = np.concatenate([x.ravel() for x in (value, *grad.values())])
+    assert (found == 0).sum() > 10
+    assert not np.signbit(found[found == 0]).any()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_longdouble_is_not_rounded_to_double(name):
     """A kernel that passes through float64 would be 2,000 of its ulps away."""
