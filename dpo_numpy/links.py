@@ -3,7 +3,8 @@
 A kernel takes scalars (arrays of any one shape) to `(value, slope)`, the slope being d value / d argument, or a tuple
 of them. A lift makes a link of it, `(s (..., B, K), weight (B,), facts) -> (value (..., B), ds like s)`, where ds is
 the gradient of Σ_b weight_b value_b. That lets a link couple the batch (`sorted_margins`). Facts that a kernel needs
-come after its scores: those of a comparison in their shape, those of a response with its axis, (..., K), last.
+come after its scores: those of a comparison in their shape, those of a response with its axis, (..., K), last. Only a
+ranking's kernel takes scores and facts of the whole row, and responses first, (K, ...).
 """
 
 from __future__ import annotations
