@@ -129,6 +129,8 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("numerics._within", "np.maximum(⟦d, -limit → -limit, d⟧)"),
         ("numerics.exact_product", "np.promote_types(⟦"),
         ("scores.shared_length.fn", "np.result_type(⟦"),
+        ("scores.shared_length.fn", "np.maximum(⟦"),
+        ("scores.shared_length.fn", "np.multiply(⟦"),
         ("links.balanced", "signed_gap(⟦down * p, up * not_p → "),
         ("links.hinge", "np.multiply(⟦~(z.real >= 0), beta → "),
         ("links.discopop", "np.minimum(⟦at * (1 - tau), -x → "),
@@ -234,6 +236,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ("Times 1 is the number itself.", [
         ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
         ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
+    ]),
+    ("A copy holds the same numbers.", [
+        ("scores.shared_length.fn", "copy=⟦False → True⟧"),
     ]),
     ("Weights that are alike are all above 0, or none is.", [
         ("links._by_rank", "(weight > 0)⟦.all → .any⟧"),

@@ -58,6 +58,15 @@ def test_value_and_shape(name, dtype):
     assert {key: g.shape for key, g in grads.items()} == {key: x[key].shape for key in score.reads}
 
 
+def test_shared_tokens_are_counted_wherever_they_stand():
+    """Three and two tokens: the third of the first counts 0.7, though their places differ."""
+    mask = np.array([[[False, True, True, False, True], [True, False, False, True, False]]])
+    x, facts = {"token_logp": np.ones((1, 2, 5))}, {"ref_token_logp": np.zeros((1, 2, 5)), "mask": mask}
+    s, back = shared_length(0.7, True).fn(x, facts)
+    np.testing.assert_allclose(s, [[2.7, 2]], rtol=2 * np.finfo(float).eps)
+    np.testing.assert_array_equal(back(np.ones((1, 2)))["token_logp"], [[[0, 1, 1, 0, 0.7], [1, 0, 0, 1, 0]]])
+
+
 @pytest.mark.parametrize("name", ["shared_length", "half weighted"])
 def test_a_mask_may_be_numbers_and_tokens_that_do_not_count_anything(name):
     score, formula = SCORES[name]
