@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .numerics import row_sums
+
 __all__ = ["Score", "full_log_prob", "log_prob", "log_ratio", "mean", "reward", "sequential_kl", "shared_length"]
 
 Array = NDArray[Any]
@@ -55,13 +57,13 @@ def sequential_kl(alpha: float, stop: bool) -> Score:
 
     def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         s = x["logp"] - facts["ref_logp"] + alpha * x["kl"]
-        return s, lambda ds: {"logp": ds, "kl": ds * through.astype(ds.dtype)}
+        return s, lambda ds: {"logp": ds, "kl": 0 + ds * through.astype(ds.dtype)}  # never -0
 
     return Score(fn, ("logp", "kl"), ("ref_logp",))
 
 
 def shared_length(alpha: float, ref_weighted: bool) -> Score:
-    """s = Σₜ cₜ ℓₜ - (Σₜ cₜ ℓₜ of the reference, or its whole log-prob),   cₜ = 1 up to the shorter length, then α
+    """s = Σₜ cₜ ℓₜ - (Σₜ cₜ ℓₜ of the reference, or its whole log-prob),   cₜ = 1 up to the shorter length, then α <= 1
 
     Over the responses of a comparison; tokens are counted on the mask. What is summed, is summed in float64 at least.
     """
@@ -69,11 +71,12 @@ def shared_length(alpha: float, ref_weighted: bool) -> Score:
 
     def fn(x: Values, facts: Values) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         logp, mask, ref = x["token_logp"], facts["mask"], facts[reference]
-        shared = mask.sum(axis=-1).min(axis=-1)[..., None, None]
-        counted = np.where(np.cumsum(mask, axis=-1) <= shared, 1, alpha).astype(logp.real.dtype) * mask
-        of_tokens = logp - ref if ref_weighted else logp
-        total = (counted * np.where(mask, of_tokens, 0)).sum(axis=-1, dtype=np.result_type(logp.dtype, np.float64))
+        place = np.cumsum(mask, axis=-1, dtype=np.int32)
+        both = place <= place[..., -1:].min(axis=-2, keepdims=True)
+        counted = np.maximum(both * mask, np.multiply(mask, alpha, dtype=logp.real.dtype))
+        of_tokens = counted * np.where(mask, logp - ref if ref_weighted else logp, 0)
+        total = row_sums(of_tokens.astype(np.result_type(logp.dtype, np.float64), copy=False))
         s = (total if ref_weighted else total - ref).astype(logp.dtype)
-        return s, lambda ds: {"token_logp": ds[..., None] * counted}
+        return s, lambda ds: {"token_logp": 0 + ds[..., None] * counted}  # never -0
 
     return Score(fn, ("token_logp",), (reference, "mask"))

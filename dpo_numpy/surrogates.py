@@ -65,7 +65,7 @@ def of_sequence(score: Score) -> Score:
         s, back = score.fn(x, facts)
         mask, count = facts["mask"], _count(facts["mask"], s.real.dtype)
         mean = _sum(s, -1)[..., None] / count
-        return np.broadcast_to(mean, s.shape), lambda ds: back(mask * (_sum(ds, -1)[..., None] / count))
+        return np.broadcast_to(mean, s.shape), lambda ds: back(0 + mask * (_sum(ds, -1)[..., None] / count))
 
     return Score(fn, score.reads, score.needs)
 
@@ -176,7 +176,7 @@ def reduced(reduction: Reduction, kernel: Kernel, *needs: str, **hyper: Any) -> 
         mask = facts["mask"]
         phi, slope = kernel(s, *(np.where(mask, facts[name], 0) for name in needs), **hyper)
         share = reduction(mask, weight)
-        return _sum(share * phi, (-2, -1)), weight[:, None, None] * share * slope
+        return _sum(share * phi, (-2, -1)), 0 + weight[:, None, None] * share * slope  # never -0
 
     return Link(fn, ("mask", *needs), columns=None, coupled=reduction is tokens)
 

@@ -254,10 +254,11 @@ def test_lifts_hand_over_facts(lead):
 # ---- rankings
 
 RANKINGS = {
-    "plackett_luce": (plackett_luce, np.ones(5, bool), {"beta": 0.7}),
-    "infonca": (infonca, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
-    "infonca, certain": (infonca, np.array([20.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
-    "nca_listwise": (nca_listwise, np.array([2.0, 1.5, 0.0, -0.5, 0.25]), {"beta": 0.7, "alpha": 0.8}),
+    "plackett_luce": (plackett_luce, [True] * 5, {"beta": 0.7}),
+    "plackett_luce, short": (plackett_luce, [True] * 3 + [False] * 2, {"beta": 0.7}),
+    "infonca": (infonca, [2.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
+    "infonca, certain": (infonca, [20.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
+    "nca_listwise": (nca_listwise, [2.0, 1.5, 0.0, -0.5, 0.25], {"beta": 0.7, "alpha": 0.8}),
 }
 
 
@@ -265,32 +266,69 @@ RANKINGS = {
 @pytest.mark.parametrize("name", RANKINGS)
 def test_slopes_of_a_ranking(name, magnitude):
     kernel, fact, hyper = RANKINGS[name]
-    s = magnitude * np.random.default_rng(6).normal(size=(50, 5))
+    s = magnitude * np.random.default_rng(6).normal(size=(50, 5)).T
+    fact = np.array(fact)[:, None]
     value, slopes_ = kernel(s, fact, **hyper)
     assert value.shape == (50,)
     for k in range(5):
-        stepped = kernel(s + 1e-40j * (np.arange(5) == k), fact, **hyper)[0].imag / 1e-40
+        stepped = kernel(s + 1e-40j * (np.arange(5) == k)[:, None], fact, **hyper)[0].imag / 1e-40
         # sums of up to five shares of at most beta
-        np.testing.assert_allclose(slopes_[:, k], stepped, rtol=32 * EPS, atol=16 * EPS)
+        np.testing.assert_allclose(slopes_[k], stepped, rtol=32 * EPS, atol=16 * EPS)
 
 
 def test_a_ranking_weighs_its_rows():
-    s, present = scores(3, (2,)), np.array([[True, True, k > 1] for k in range(4)])
+    s, present = scores(3, (2,)), np.broadcast_to([[True, True, k > 1] for k in range(4)], (2, 4, 3))
     value, ds = ranking(plackett_luce, "present", beta=0.7).fn(s, WEIGHT, {"present": present})
-    expected, slope = plackett_luce(s, present, beta=0.7)
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(ds, WEIGHT[:, None] * slope)
+    for r, b in np.ndindex(2, 4):
+        expected, slope = plackett_luce(s[r, b], present[r, b], beta=0.7)
+        assert value[r, b] == pytest.approx(expected, rel=2 * EPS)
+        np.testing.assert_allclose(ds[r, b], WEIGHT[b] * slope, rtol=2 * EPS)
 
 
 def test_luce_is_the_probability_of_an_order():
     """Σ over all orders of exp(-loss) is 1; two responses are a logistic of their difference; so is a short ranking."""
     s = np.random.default_rng(7).normal(size=4)
-    total = sum(np.exp(-plackett_luce(s[list(order)], True, beta=0.7)[0]) for order in itertools.permutations(range(4)))
+    orders = np.array(list(itertools.permutations(range(4)))).T
+    total = np.exp(-plackett_luce(s[orders], np.ones((4, 24), bool), beta=0.7)[0]).sum()
     assert total == pytest.approx(1, rel=16 * EPS)
     value, slope = plackett_luce(s, np.array([True, True, False, False]), beta=0.7)
     expected, by_margin = logistic(s[0] - s[1], beta=0.7)
     assert value == pytest.approx(float(expected), rel=4 * EPS)
     np.testing.assert_allclose(slope, [by_margin, -by_margin, 0, 0], rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+def test_a_ranking_near_its_target_and_one_far_away_do_not_hear_of_each_other(name):
+    kernel, _, hyper = RANKINGS[name]
+    score = np.array([[2.0, 9.0, 1e-9], [1.5, -7.0, 0.0], [1.4, 0.0, 0.0]])
+    s = np.array([[2.0, 0.0, 0.0], [1.4, 1.0, 0.0], [1.3, -50.0, 1e-9]])
+    fact = score if kernel is not plackett_luce else np.array([[True] * 3, [True] * 3, [True, False, True]])
+    together, slopes_ = kernel(s, fact, **hyper)
+    for b in range(3):
+        value, slope = kernel(s[:, b], fact[:, b], **hyper)
+        np.testing.assert_allclose(together[b], value, rtol=4 * EPS)
+        np.testing.assert_allclose(slopes_[:, b], slope, rtol=4 * EPS)
+
+
+def test_a_ranking_of_one():
+    """Nothing to choose from; against noise, one response is a label of a coin"""
+    one = np.array([0.3])
+    for kernel, fact, hyper in ((plackett_luce, np.array([True]), {}), (infonca, one, {"alpha": 0.8})):
+        value, slope = kernel(one, fact, beta=0.7, **hyper)
+        assert value == 0 and slope.tolist() == [0]
+    value, slope = nca_listwise(one, one, beta=0.7, alpha=0.8)
+    assert value == pytest.approx(np.log1p(np.exp(0.21)) + np.log1p(np.exp(-0.21)), rel=4 * EPS)
+    assert slope == pytest.approx(0.7 * np.tanh(0.105), rel=4 * EPS)
+
+
+def test_slopes_of_nca_where_scores_are_far_from_zero():
+    """½ tanh(δ/2) is what a label is off ½, δ the scores' difference; far below 0 and far apart, nothing overflows"""
+    score = np.array([100.0, 100.0 - 2.0**-30])
+    _, slope = nca_listwise(np.zeros(2), score, beta=0.7, alpha=0.5)
+    off = 0.35 * 0.5 * np.tanh(2.0**-30)
+    np.testing.assert_allclose(slope, [-off, off], rtol=8 * EPS)
+    _, slope = nca_listwise(np.zeros(2), np.array([-1.0, -1000.0]), beta=0.7, alpha=0.5)
+    np.testing.assert_allclose(slope, [-0.175, 0.175], rtol=8 * EPS)
 
 
 def test_a_response_that_is_absent_is_not_heard():
@@ -352,9 +390,9 @@ def test_the_root_of_smoothed_labels_is_known_to_more_digits_than_float32_has(ep
 @pytest.mark.parametrize("K", range(2, 14))
 def test_slopes_of_a_ranking_of_equals_keep_the_digits_that_cancel(K):
     """Σ_{k<j} 1/(K-k) - (K-j-1)/(K-j), of which little may be left: 0.02 of terms up to 0.8 for the eighth of twelve"""
-    _, slopes = plackett_luce(np.zeros((1, K)), np.ones((1, K), bool), beta=1.0)
+    _, slopes = plackett_luce(np.zeros(K), np.ones(K, bool), beta=1.0)
     exact = [math.fsum([1 / (K - k) for k in range(j)] + [-1 / (K - j)] * (K - j - 1)) for j in range(K)]
-    np.testing.assert_allclose(slopes[0], exact, rtol=2 * np.finfo(float).eps)
+    np.testing.assert_allclose(slopes, exact, rtol=2 * np.finfo(float).eps)
 
 
 def test_a_product_of_weights_is_clamped_where_it_is_above_one():
@@ -458,6 +496,41 @@ def test_transport_of_equal_weights_is_a_sort(size):
     expected, slope = logistic(u - np.sort(v)[rank], beta=0.7, eps=0.1)
     np.testing.assert_array_equal(value, expected)
     np.testing.assert_array_equal(ds, np.stack([slope, -slope], axis=-1))
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_transport_of_equal_weights_is_that_of_any_weights(weight, levels):
+    """Ranks that meet one to one, against pieces of mass: nothing tied, and nearly all of it; row by row"""
+    rng = np.random.default_rng(5)
+    u, v = rng.integers(levels, size=(2, 300)) / 4.0
+    weights = np.full(300, weight)
+    rows, cols, mass = links._coupling(u, v, weights)
+    assert len(rows) == 300
+    phi, slope = logistic(u[rows] - v[cols], beta=0.7)
+    value, du, dv = (np.zeros(300) for _ in range(3))
+    value[rows], du[rows], dv[cols] = phi, mass * slope, -mass * slope
+    ours = links._by_rank(lambda h: logistic(h, beta=0.7), u, v, weights)
+    for found, expected in zip(ours, (value, du, dv), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0 if weight == 1 else 2 * EPS)
+
+
+def test_transport_without_any_weight():
+    value, ds = transport(*batch(4), np.zeros(4), beta=0.7)
+    assert not value.any() and not ds.any()
+
+
+def test_the_order_of_what_is_tied_is_that_of_the_rows():
+    """Python's sort is stable; a NaN is larger than any number, in whatever order"""
+    x = np.random.default_rng(6).integers(50, size=2000) / 4.0
+    x[7] = -0.0
+    alone = np.where(np.arange(2000) == 9, -1.0, x)
+    for tied in (x, alone, np.zeros(2000)):
+        assert links._order(tied).tolist() == sorted(range(2000), key=tied.tolist().__getitem__)
+    x = np.random.default_rng(6).permutation(2000) / 4.0
+    assert links._order(x).tolist() == np.argsort(x, kind="stable").tolist()
+    x[:3] = np.nan
+    assert set(links._order(x)[-3:]) == {0, 1, 2}
 
 
 def test_transport_is_the_cheapest_matching():

@@ -186,6 +186,35 @@ def test_defaults_are_the_oracles_too(name):
     np.testing.assert_array_equal(loss(read, **facts)[0], LOSSES[name](**hyper)(read, **facts)[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.longdouble, np.complex128])
+@pytest.mark.parametrize("name", [*LOSSES, *SURROGATES])
+def test_results_are_the_callers_own(name, dtype):
+    """New arrays, in the dtype and order of what is read: to write into them changes neither inputs nor each other."""
+    rng, real = np.random.default_rng(0), dtype(0).real.dtype
+    if name in LOSSES:
+        loss, read, facts = numbers(name, dtype=real)
+    else:
+        loss = SURROGATES[name]()
+        read, facts = strategies.draw_tokens(rng, loss, real)
+    read = {key: x.astype(dtype) for key, x in read.items()}
+    weight = np.ones(len(next(iter(read.values()))), real)
+    value, grad = loss(read, **facts, weight=weight)
+    results = [value, *grad.values()]
+    for x in results:
+        assert x.flags.writeable and x.flags.c_contiguous and x.dtype == dtype
+        assert not any(np.shares_memory(x, told) for told in (*read.values(), *facts.values(), weight))
+    assert not any(np.shares_memory(x, y) for x, y in itertools.combinations(results, 2))
+
+
+@pytest.mark.parametrize("name", ["hinge", "ld_dpo", "tdpo2", "beta_dpo"])
+def test_what_does_not_count_is_not_minus_zero(name):
+    loss, read, facts = numbers(name, size=200)
+    value, grad = loss(read, **facts)
+    found = np.concatenate([x.ravel() for x in (value, *grad.values())])
+    assert (found == 0).sum() > 10
+    assert not np.signbit(found[found == 0]).any()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_longdouble_is_not_rounded_to_double(name):
     """A kernel that passes through float64 would be 2,000 of its ulps away."""

@@ -58,6 +58,27 @@ def test_value_and_shape(name, dtype):
     assert {key: g.shape for key, g in grads.items()} == {key: x[key].shape for key in score.reads}
 
 
+def test_shared_tokens_are_counted_wherever_they_stand():
+    """Three and two tokens: the third of the first counts 0.7, though their places differ."""
+    mask = np.array([[[False, True, True, False, True], [True, False, False, True, False]]])
+    x, facts = {"token_logp": np.ones((1, 2, 5))}, {"ref_token_logp": np.zeros((1, 2, 5)), "mask": mask}
+    s, back = shared_length(0.7, True).fn(x, facts)
+    np.testing.assert_allclose(s, [[2.7, 2]], rtol=2 * np.finfo(float).eps)
+    np.testing.assert_array_equal(back(np.ones((1, 2)))["token_logp"], [[[0, 1, 1, 0, 0.7], [1, 0, 0, 1, 0]]])
+
+
+@pytest.mark.parametrize("name", ["shared_length", "half weighted"])
+def test_a_mask_may_be_numbers_and_tokens_that_do_not_count_anything(name):
+    score, formula = SCORES[name]
+    x, facts = numbers()
+    expected, told = formula(x, facts), np.where(facts["mask"], x["token_logp"], np.nan)
+    mask = facts["mask"].astype(float)
+    for dtype in (bool, float):
+        s, back = score.fn({"token_logp": told}, {**facts, "mask": mask.astype(dtype)})
+        np.testing.assert_allclose(s, expected, rtol=4 * np.finfo(float).eps, atol=16 * np.finfo(float).eps)
+        assert (back(np.ones_like(s))["token_logp"] * (1 - mask) == 0).all()
+
+
 @pytest.mark.parametrize("name", [name for name in SCORES if name != "stopped"])
 def test_pullback(name):
     score, _ = SCORES[name]
