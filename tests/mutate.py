@@ -237,6 +237,9 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
         ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
     ]),
+    ("A stable sort serves as well where nothing is tied; where something is, something is not.", [
+        ("links._order", "(ranked[1:] ⟦== → !=⟧ ranked"),
+    ]),
     ("A copy holds the same numbers.", [
         ("scores.shared_length.fn", "copy=⟦False → True⟧"),
     ]),
