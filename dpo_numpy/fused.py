@@ -37,7 +37,7 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
 
     Elsewhere: cross-entropy kernels (Liger's, Apex's) write the gradient of a mean over tokens into the logits.
 
-    Raises `ValueError` as `token_logp`, and on an `out` that does not fit.
+    Raises `ValueError` as `token_logp`, and on a `dvalue` or an `out` that does not fit.
 
     >>> logits, tokens, mask = np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]])
     >>> value, dlogits = token_logp_grad(logits, tokens, mask, dvalue=np.ones((1, 3)))
@@ -52,7 +52,7 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     V = logits.shape[-1]
     flat, dflat = logits.reshape(-1, V), dlogits.reshape(-1, V)
     value = np.zeros(logits.shape[:-1], logits.dtype)
-    d = np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+    d = _upstream(dvalue, value.shape)[where + 1]
     scored = np.empty(len(where), logits.dtype)
 
     def visit(block: slice) -> None:
@@ -120,7 +120,8 @@ def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalu
     Elsewhere: Liger's fused linear losses do so a block of sequences at a time, Cut Cross-Entropy in tiles on a GPU.
     Wijmans et al. 2024, arXiv:2411.09009.
 
-    Raises `ValueError` as `token_logp`, and where hidden and head do not fit or differ in dtype.
+    Raises `ValueError` as `token_logp`, where hidden and head do not fit or differ in dtype, and on a `dvalue` that
+    does not fit.
 
     >>> hidden, head = np.ones((1, 2, 1)), np.zeros((1, 2))
     >>> value, dhidden, dhead = head_logp_grad(hidden, head, np.array([[0, 1]]), np.array([[False, True]]), np.ones(2))
@@ -130,7 +131,7 @@ def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalu
     where, target, h = _projected(hidden, head, tokens, mask)
     V = head.shape[-1]
     value, scored = np.zeros(hidden.shape[:-1], h.dtype), np.empty(len(where), h.dtype)
-    d = np.broadcast_to(dvalue, value.shape).reshape(-1)[where + 1]
+    d = _upstream(dvalue, value.shape)[where + 1]
     dh, dhead = np.empty_like(h), np.zeros(head.shape, h.dtype)
     step = max(1, cells // V)
     logits = np.empty((min(step, len(where)), V), h.dtype)
@@ -172,6 +173,13 @@ def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
     # 1 - p of a token that is nearly certain, to its last digit
     flat[at] = -d * np.expm1(value)
     return value
+
+
+def _upstream(dvalue: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.broadcast_to(dvalue, shape).reshape(-1)
+    except ValueError:
+        raise ValueError(f"dvalue has shape {np.shape(dvalue)}; expected that of the value, {shape}") from None
 
 
 def _run(rows: Array) -> Array | slice:

@@ -215,6 +215,14 @@ def test_out_that_does_not_fit(out, said, rng):
         token_logp_grad(*some(rng), out=out)
 
 
+@pytest.mark.parametrize("of", [some, heads])
+def test_dvalue_that_does_not_fit(of, rng):
+    function = token_logp_grad if of is some else head_logp_grad
+    *given, _ = of(rng)
+    with pytest.raises(ValueError, match=r"^dvalue has shape \(4,\); expected that of the value, \(5, 6\)$"):
+        function(*given, np.ones(4))
+
+
 @pytest.mark.parametrize("function", [head_logp, head_logp_grad])
 @pytest.mark.parametrize(("change", "said"), [
     (lambda h, w: (h, w[:2]), r"^hidden is float64 \(5, 6, 3\) and head float64 \(2, 7\); expected \(..., T, D\) and"),

@@ -59,6 +59,16 @@ def test_counts_are_tokens(of, rows, lead, dtype, rng):
 
 
 @pytest.mark.parametrize("of", [log_probs, sums])
+def test_no_replicates_and_no_responses(of, rng):
+    for lead, rows in (((0,), [0, 1, 2]), ((), []), ((2,), [])):
+        W = tables(rng, float, lead)
+        value, pullback = of(W, of_walks(np.array(rows, int)))
+        assert value.shape == (*lead, len(rows))
+        grad = pullback(value)["W"]
+        assert grad.shape == W.shape and not grad.any()
+
+
+@pytest.mark.parametrize("of", [log_probs, sums])
 def test_replicates_are_the_policies_alone_on_any_number_of_threads(of, rng, threading, monkeypatch):
     W, dvalue, rows = tables(rng, float, (20,)), rng.normal(size=(20, 3)), np.arange(3)
     found = []

@@ -45,12 +45,14 @@ def counts(key: Hashable, responses: Responses, rows: Array, cells: Callable[[],
 def sums(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
     """Σ n_y(c, v) W(c, v), (..., n) for tables W (..., C, V); and its pullback"""
     forth, back = n
-    lead, entries = W.shape[:-2], W.shape[-2] * W.shape[-1]
+    *lead, C, V = W.shape
+    value = _times(forth, W.reshape(prod(lead), C * V)).reshape(*lead, forth.shape[0])
 
     def pullback(dvalue: Array) -> Params:
-        return {"W": _times(back, dvalue.reshape(-1, back.shape[1])).reshape(W.shape).astype(dvalue.dtype, copy=False)}
+        dW = _times(back, dvalue.reshape(prod(lead), back.shape[1])).reshape(W.shape)
+        return {"W": dW.astype(dvalue.dtype, copy=False)}
 
-    return _times(forth, W.reshape(-1, entries)).reshape(*lead, -1).astype(W.dtype, copy=False), pullback
+    return value.astype(W.dtype, copy=False), pullback
 
 
 def log_probs(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
@@ -82,7 +84,7 @@ def log_probs(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
         over_blocks(forward, R, max(1, CELLS // (C * V)))
 
     def pullback(dvalue: Array) -> Params:
-        d = dvalue.reshape(R, -1)
+        d = dvalue.reshape(R, forth.shape[0])
         dW = np.empty(logits.shape, np.result_type(back.dtype, d.dtype))
 
         def through(c: slice) -> None:
@@ -105,7 +107,7 @@ def log_probs(W: Array, n: Counts) -> tuple[Array, Callable[[Array], Params]]:
             over_blocks(backward, R, max(1, CELLS // (C * V)))
         return {"W": dW.reshape(W.shape).astype(dvalue.dtype, copy=False)}
 
-    return value.reshape(*lead, -1), pullback
+    return value.reshape(*lead, forth.shape[0]), pullback
 
 
 def _times(matrix: Any, x: Array) -> Array:
