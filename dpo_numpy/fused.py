@@ -10,6 +10,7 @@ token by what all tokens of a sequence add up to, as DPO does, the value must be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import readings
-from .numerics import log_normalizer
+from .numerics import log_normalizer, row_sums
 from .parallel import over_blocks
 
 __all__ = ["head_logp", "head_logp_grad", "token_logp_grad"]
 
 Array = NDArray[Any]
 
-CELLS = 1 << 23  # logits that the head makes at once: 32 MB of float32
+CELLS = 1 << 24  # logits that the head makes at once: 64 MB of float32
 
 
 def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, out: Array | None = None
@@ -44,7 +45,7 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     >>> value.round(6), dlogits[0].tolist()
     (array([[ 0.      , -0.693147,  0.      ]]), [[-0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
     """
-    where, target = readings._scored(logits.shape, tokens, mask)
+    where, target = readings._scored(logits.shape, logits.dtype, tokens, mask)
     dlogits = np.empty(logits.shape, logits.dtype) if out is None else out
     if dlogits.shape != logits.shape or dlogits.dtype != logits.dtype or not dlogits.flags.c_contiguous:
         raise ValueError(f"out is {dlogits.dtype} {dlogits.shape}, C-contiguous: {dlogits.flags.c_contiguous}; "
@@ -94,11 +95,9 @@ def head_logp(hidden: Array, head: Array, tokens: Array, mask: Array, cells: int
     for start in range(0, len(where), step):
         block = slice(start, start + step)
         x = np.matmul(h[block], head, out=logits[:len(where[block])])
-        picked = x.reshape(-1).take(readings._at(target[block], x))
 
-        def visit(part: slice, x: Array = x, picked: Array = picked, into: Array = scored[block]) -> None:
-            top, rest = log_normalizer(x[part])
-            into[part] = (picked[part] - top) - rest
+        def visit(part: slice, x: Array = x, target: Array = target[block], into: Array = scored[block]) -> None:
+            into[part] = _token_logp(x[part], target[part])
 
         over_blocks(visit, len(x), max(1, readings.BLOCK // V))
     value.reshape(-1)[where + 1] = scored
@@ -159,10 +158,30 @@ def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalu
 TILE = 1 << 11  # columns of the head
 
 
+def _token_logp(x: Array, target: Array) -> Array:
+    """ℓ (rows,) of logits x (rows, V), which are lost"""
+    at = readings._at(target, x)
+    if _exp(x, x):
+        return _log_share(*_odds(x, at))
+    value = x.reshape(-1).take(at)
+    top, rest = log_normalizer(x)
+    value -= top
+    value -= rest
+    return value
+
+
 def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
     """ℓ (rows,) of logits x (rows, V), and its slopes, times d, into `out`, which may be x"""
-    at = readings._at(target, x)
-    value, flat = x.reshape(-1).take(at), out.reshape(-1)
+    at, flat = readings._at(target, x), out.reshape(-1)
+    if _exp(x, out):
+        own, others = _odds(out, at)
+        value = _log_share(own, others)
+        share = np.divide(d, np.add(own, others, out=own), out=own)
+        slope = np.multiply(others, share, out=others)  # d (1 - p) of the target
+        out *= np.negative(share, out=share)[:, None]
+        flat[at] = slope
+        return value
+    value = x.reshape(-1).take(at)
     top, rest = log_normalizer(x, out)
     value -= top
     value -= rest
@@ -173,6 +192,41 @@ def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
     # 1 - p of a token that is nearly certain, to its last digit
     flat[at] = -d * np.expm1(value)
     return value
+
+
+LARGEST = 32.0  # e^32 times 128,000 tokens, over e^-32, is still a number in float32
+
+
+def _exp(x: Array, out: Array) -> bool:
+    """exp x into `out`; False, and x as it was, if one is so large or small that softmax should be shifted row by row
+
+    A row's largest logit takes as long to find as all of its exponentials where rows are short. What is known of all
+    rows at once costs an eighth of that.
+    """
+    if x.dtype not in (np.float32, np.float64):
+        return False
+    if np.may_share_memory(x, out):
+        if not (x.max() <= LARGEST and x.min() >= -LARGEST):
+            return False
+        np.exp(x, out=out)
+        return True
+    with np.errstate(all="ignore"):
+        np.exp(x, out=out)
+    return bool(out.max() <= math.exp(LARGEST) and out.min() >= math.exp(-LARGEST))
+
+
+def _odds(exp: Array, at: Array) -> tuple[Array, Array]:
+    """The exponential that stands `at`, which becomes 0, and the sum of the others, in each row"""
+    flat = exp.reshape(-1)
+    own = flat.take(at)
+    flat[at] = 0
+    return own, row_sums(exp)
+
+
+def _log_share(own: Array, others: Array) -> Array:
+    """log own / (own + others): all digits, from 0 to certainty, for nothing is subtracted"""
+    value = np.divide(others, own)
+    return np.subtract(0, np.log1p(value, out=value), out=value)
 
 
 def _upstream(dvalue: Array, shape: tuple[int, ...]) -> Array:
@@ -192,5 +246,5 @@ def _projected(hidden: Array, head: Array, tokens: Array, mask: Array) -> tuple[
     if head.ndim != 2 or hidden.ndim < 2 or hidden.shape[-1] != len(head) or hidden.dtype != head.dtype:
         raise ValueError(f"hidden is {hidden.dtype} {hidden.shape} and head {head.dtype} {head.shape}; expected "
                          f"(..., T, D) and (D, V) of one dtype")
-    where, target = readings._scored((*hidden.shape[:-1], head.shape[-1]), tokens, mask)
+    where, target = readings._scored((*hidden.shape[:-1], head.shape[-1]), head.dtype, tokens, mask)
     return where, target, hidden.reshape(-1, hidden.shape[-1])[where]

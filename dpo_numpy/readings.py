@@ -46,7 +46,8 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
     Elsewhere: several trainers shift tokens and mask apart, or count the prompt or the padding; others return T - 1
     columns.
 
-    Raises `ValueError` on shapes that do not fit, a mask on the first token, ids outside the vocabulary.
+    Raises `ValueError` on shapes that do not fit, logits that are integers, a mask on the first token, ids outside the
+    vocabulary.
 
     >>> value, pullback = token_logp(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]]))
     >>> value
@@ -54,7 +55,7 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
     >>> pullback(np.ones((1, 3)))[0].tolist()
     [[-0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]
     """
-    where, target = _scored(logits.shape, tokens, mask)
+    where, target = _scored(logits.shape, logits.dtype, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
     scored = np.empty(len(where), logits.dtype)
@@ -120,7 +121,7 @@ def sequence_kl(logits: Array, ref_logits: Array, mask: Array) -> tuple[Array, P
     """
     if ref_logits.shape[-2:] != logits.shape[-2:]:
         raise ValueError(f"ref_logits has shape {ref_logits.shape}; expected that of logits, {logits.shape}")
-    where, _ = _scored(logits.shape, np.zeros(mask.shape, int), mask)
+    where, _ = _scored(logits.shape, logits.dtype, np.zeros(mask.shape, int), mask)
     flat = logits.reshape(-1, logits.shape[-1])
     ref = np.broadcast_to(ref_logits, logits.shape).reshape(flat.shape)
     each = np.zeros(logits.shape[:-1], logits.dtype)
@@ -160,7 +161,7 @@ def token_entropy(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pul
     >>> value
     array([[0.        , 0.69314718, 0.        ]])
     """
-    where, _ = _scored(logits.shape, tokens, mask)
+    where, _ = _scored(logits.shape, logits.dtype, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
 
@@ -210,7 +211,7 @@ def sequence_reward(logits: Array, tokens: Array, mask: Array) -> tuple[Array, P
     >>> pullback(np.ones(1))[0].tolist()
     [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
-    where, target = _scored(logits.shape, tokens, mask)
+    where, target = _scored(logits.shape, logits.dtype, tokens, mask)
     each = np.zeros(logits.shape[:-1], logits.dtype)
     each.reshape(-1)[where] = logits.reshape(-1, logits.shape[-1])[where, target]
     total = each.sum(axis=-1, dtype=np.result_type(logits.dtype, np.float64)).astype(logits.dtype)
@@ -241,7 +242,7 @@ def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullb
     >>> pullback(np.ones((1, 3)))[0].tolist()
     [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
     """
-    where, _ = _scored(logits.shape, tokens, mask)
+    where, _ = _scored(logits.shape, logits.dtype, tokens, mask)
     flat = logits.reshape(-1, logits.shape[-1])
     value = np.zeros(logits.shape[:-1], logits.dtype)
 
@@ -270,8 +271,10 @@ def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullb
     return value, pullback
 
 
-def _scored(shape: tuple[int, ...], tokens: Array, mask: Array) -> tuple[Array, Array]:
+def _scored(shape: tuple[int, ...], dtype: np.dtype[Any], tokens: Array, mask: Array) -> tuple[Array, Array]:
     """Flat positions (row-major over `shape[:-1]`) whose logits, of that shape, predict a masked token; those tokens"""
+    if dtype.kind not in "fc":
+        raise ValueError(f"logits have dtype {dtype}; expected floating-point numbers")
     if tokens.shape != mask.shape or shape[-1 - tokens.ndim:-1] != tokens.shape:
         raise ValueError(f"logits {shape}, tokens {tokens.shape} and mask {mask.shape} do not fit; "
                          f"expected (..., T, V), (..., T), (..., T)")

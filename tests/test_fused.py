@@ -31,10 +31,11 @@ def heads(rng, dtype=float, N=5, T=6):
 @pytest.mark.parametrize("block", [V, 3 * V, 1 << 17])
 @pytest.mark.parametrize("lead", [(), (2, 3)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_token_logp_grad_is_token_logp_and_its_pullback(dtype, lead, block, rng, monkeypatch):
-    """To the last bit: the same operations, in another order of blocks."""
+def test_token_logp_grad_of_any_logits_is_token_logp_and_its_pullback(dtype, lead, block, rng, monkeypatch):
+    """To the last bit where rows are shifted: the same operations, in another order of blocks."""
     monkeypatch.setattr(readings, "BLOCK", block)
     logits, tokens, mask, dvalue = some(rng, lead, dtype)
+    logits[..., -1] = -40 - logits[..., -1]  # nothing is both larger than -32 and less than 32
     logits[..., 0, 2, 3] = 400  # a certain token
     logits[..., 0, 3, 1] = -np.inf
     value, pullback = token_logp(logits, tokens, mask)
@@ -42,6 +43,41 @@ def test_token_logp_grad_is_token_logp_and_its_pullback(dtype, lead, block, rng,
     assert found.dtype == dlogits.dtype == dtype
     assert np.array_equal(found, value)
     assert np.array_equal(dlogits, pullback(dvalue))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_number_has_all_its_digits(dtype, inplace, rng):
+    """Relative errors: an exponential of 3 units, a sum of V, and six roundings; from certainty to e^-63"""
+    logits, tokens, mask, dvalue = some(rng, dtype=dtype, N=400)
+    logits *= rng.choice([0, 1, 5], size=(400, 6, 1)).astype(dtype)
+    logits[0, 2:4] = -31  # nearly certain, and nearly impossible
+    logits[0, [2, 3], [tokens[0, 3], tokens[0, 4] - 1]] = 31
+    logits = logits.clip(-31, 31)
+    exact, pullback = token_logp(logits.astype(np.longdouble), tokens, mask)
+    slopes = pullback(dvalue.astype(np.longdouble))
+    hidden = logits.copy()  # times the identity: the same logits
+    for value, dlogits in (token_logp_grad(logits, tokens, mask, dvalue, out=logits if inplace else None),
+                           head_logp_grad(hidden, np.eye(V, dtype=dtype), tokens, mask, dvalue)[:2],
+                           (head_logp(hidden, np.eye(V, dtype=dtype), tokens, mask)[0], slopes)):
+        assert -1e-25 < exact[mask].max() < 0
+        assert exact[mask].min() < -60
+        assert (abs(value - exact) <= 16 * np.finfo(dtype).eps * abs(exact)).all()
+        assert (abs(dlogits - slopes) <= 16 * np.finfo(dtype).eps * abs(slopes)).all()
+
+
+@pytest.mark.parametrize("far", [-700, -33, 33, 700, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_one_logit_far_away(far, inplace, rng):
+    """float32 holds neither e^700 nor e^-700, and no softmax a NaN"""
+    logits, tokens, mask, dvalue = some(rng, dtype=np.float32)
+    logits[0, 2, 3] = far
+    with np.errstate(invalid="ignore"):
+        value, pullback = token_logp(logits, tokens, mask)
+        slopes = pullback(dvalue)
+        found, dlogits = token_logp_grad(logits, tokens, mask, dvalue, out=logits if inplace else None)
+    assert np.array_equal(found, value, equal_nan=True)
+    assert np.array_equal(dlogits, slopes, equal_nan=True)
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -185,13 +221,13 @@ def test_one_exponential_a_logit(rng, monkeypatch):
         return sum(taken), sum(products)
 
     rows = mask.sum()
-    assert count(lambda: token_logp_grad(logits, tokens, mask, dvalue)) == (rows * V + rows, 0)
+    assert count(lambda: token_logp_grad(logits, tokens, mask, dvalue)) == (rows * V, 0)
     _, pullback = token_logp(logits, tokens, mask)
     assert count(lambda: token_logp(logits, tokens, mask)) == (rows * V, 0)
     assert count(lambda: pullback(dvalue)) == (rows * V + rows, 0)
     rows = others[1].sum()
-    assert count(lambda: head_logp_grad(hidden, head, *others)) == (rows * V + rows, 3 * rows * D * V)
-    assert count(lambda: head_logp(hidden, head, *others[:2])[1](others[2])) == (2 * rows * V + rows, 4 * rows * D * V)
+    assert count(lambda: head_logp_grad(hidden, head, *others)) == (rows * V, 3 * rows * D * V)
+    assert count(lambda: head_logp(hidden, head, *others[:2])[1](others[2])) == (2 * rows * V, 4 * rows * D * V)
 
 
 def allocated(work):

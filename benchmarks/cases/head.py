@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.cases.logits import faster
 from benchmarks.harness import Case, Run
 
-CELLS = 1 << 23  # logits that are held at once, where they are held in blocks
+CELLS = 1 << 24  # logits that are held at once, where they are held in blocks
 # Logits are sums over 512, gradients over 32,000 and 2,048, told as a product over 32,000: √(512 * 2,048) roundings.
 NEAR = dict.fromkeys(("rtol", "atol"), 1024 * float(np.finfo(np.float32).eps))
 SHAPE, SMALL = {"rows": 2048, "D": 512, "V": 32000}, {"rows": 6, "D": 3, "V": 5}
