@@ -197,6 +197,7 @@ def serve(connection: Connection) -> None:
                     runs[label].work()  # what is done once, as compiling, is no part of a run
                     answer = calibrate(runs[label].work)
                 case ("time", label, count):
+                    runs[label].work()  # caches and threads are warm, as in the middle of a training
                     answer = stretch(runs[label].work, count)
                 case ("profile", label, count):
                     answer = profile(runs[label].work, count)

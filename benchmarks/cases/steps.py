@@ -46,8 +46,18 @@ def case(name: str, model: str, sizes: dict[str, int], eager: float, jit: float,
     params = {"model": model, "sizes": sizes, "lr": lr, "n": n, "dtype": dtype, "torch_form": torch_form,
               "jax_form": jax_form}
     bound = {} if network(model) else {"bare NumPy": None}
-    return Case(name, "steps", params, ours="numpy", small={**params, "sizes": small, "n": 1},
+    # blocks of sequences go through threads: those of BLAS would be in their way
+    return Case(name, "steps", params, ours="numpy, BLAS on one thread" if model == "gpt" else "numpy",
+                small={**params, "sizes": small, "n": 1},
                 targets={"torch eager": eager, "jax jit": jit, "jax scan": None, **bound}, **tolerance)
+
+
+def by_tokens(T: int) -> Case:
+    """Ever longer sequences of as many tokens in all"""
+    one = case(f"transformer, T = {T}, {2048 // T} pairs", "gpt", {**SMALL_GPT, "tokens": T, "pairs": 2048 // T}, 1, 1,
+               TINY_GPT, 1e-5, 1, dtype="float32", **NETWORK)
+    return replace(one, group="steps by T", params={**one.params, "T": T}, profiled=False,
+                   targets={"torch eager": None, "jax jit": None})
 
 
 CASES = [
@@ -60,6 +70,7 @@ CASES = [
          "distinct", "distinct", "float32", **NETWORK),
     case("transformer, 0.1M parameters", "gpt", SMALL_GPT, 1, 0.7, TINY_GPT, 1e-5, 1, dtype="float32", **NETWORK),
     case("transformer, 1M parameters", "gpt", LARGE_GPT, 1, 0.7, TINY_GPT, 1e-5, 1, dtype="float32", **NETWORK),
+    *map(by_tokens, (8, 32, 128, 512)),
 ]
 if os.environ.get("DPO_NUMPY_DATA"):
     of_bytes = case("bigram of bytes, 754 pairs of OASST", "bytes", {}, 3, 1, {"pairs": 3}, 1.0, 5, "flat", "flat")
@@ -474,7 +485,7 @@ def jax_gpt(given: Problem, form: str, dtype: str) -> tuple[Any, dict[str, Any]]
 
 JAX = {"tabular": jax_table, "bigram": jax_table, "bytes": jax_table, "mlp": jax_mlp, "gpt": jax_gpt}
 
-# blocks of sequences go through threads: those of BLAS would be in their way
-SIDES = {"numpy": ("numpy/blas 1", ours), "bare NumPy": ("numpy/blas 1", bare), "torch eager": ("torch", torch_eager),
-         "torch, its gradient by hand": ("torch", torch_by_hand), "jax jit": ("jax", jax_jit),
-         "jax scan": ("jax", jax_scan)}
+SIDES = {"numpy": ("numpy", ours), "numpy, BLAS on one thread": ("numpy/blas 1", ours), "bare NumPy": ("numpy", bare),
+         "torch eager": ("torch", torch_eager), "torch, its gradient by hand": ("torch", torch_by_hand),
+         "jax jit": ("jax", jax_jit), "jax scan": ("jax", jax_scan)}
+SCALING = {"steps": ("tokens T of a sequence, 4,096 in all", "T", lambda result, label: label)}
