@@ -197,7 +197,7 @@ def serve(connection: Connection) -> None:
                     runs[label].work()  # what is done once, as compiling, is no part of a run
                     answer = calibrate(runs[label].work)
                 case ("time", label, count):
-                    runs[label].work()  # caches and threads are warm, as in the middle of a training
+                    stretch(runs[label].work, count)  # processors that slept take as long to be back at full speed
                     answer = stretch(runs[label].work, count)
                 case ("profile", label, count):
                     answer = profile(runs[label].work, count)
