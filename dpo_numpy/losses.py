@@ -144,16 +144,19 @@ class Loss:
 
     def _fill(self, value: Array, grads: dict[str, Array], readings: Values, weight: Array, facts: Values) -> None:
         """`value` and `grads` become the sum of the terms"""
-        for out in (value, *grads.values()):
+        terms = [term for term in self.terms if term.coefficient]
+        for out in (value, *grads.values()) if not terms else ():
             out.fill(0)
-        for coefficient, score, link in self.terms:
-            if not coefficient:
-                continue
+        for number, (coefficient, score, link) in enumerate(terms):
             s, back = score.fn(readings, facts)
             of_term, ds = link.fn(s, weight, facts)
-            value += of_term if coefficient == 1 else coefficient * of_term
-            for name, d in back(ds).items():
-                grads[name] += d if coefficient == 1 else coefficient * d
+            slopes = back(ds)
+            for out, x in (value, of_term), *((grad, slopes.get(name, 0)) for name, grad in grads.items()):
+                scaled: Any = x if coefficient == 1 else coefficient * x
+                if number:
+                    out += scaled
+                else:
+                    out[...] = scaled
 
     def _rows(self, first: Array) -> tuple[int, ...]:
         """(..., B, K)"""

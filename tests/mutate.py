@@ -234,8 +234,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("numerics._taylor", "eps / ⟦16 → 17⟧"),
     ]),
     ("Times 1 is the number itself.", [
-        ("losses.Loss._fill", "value += of_term if coefficient == ⟦1 → 0⟧"),
-        ("losses.Loss._fill", "d if coefficient == ⟦1 → 0⟧"),
+        ("losses.Loss._fill", "x if coefficient == ⟦1 → 0⟧"),
     ]),
     ("A stable sort serves as well where nothing is tied; where something is, something is not.", [
         ("links._order", "(ranked[1:] ⟦== → !=⟧ ranked"),

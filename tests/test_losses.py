@@ -820,3 +820,14 @@ def test_facts_broadcast():
     np.testing.assert_array_equal(value, [loss(read, **facts)[0]] * 2)
     numbers_for_label = {**facts, "label": facts["label"].astype(int)}
     np.testing.assert_array_equal(loss(read, **numbers_for_label)[0], loss(read, **facts)[0])
+
+
+def test_nothing_of_a_loss_is_nothing_whatever_the_memory_held(monkeypatch):
+    def dirty(shape, dtype=float):
+        return np.full(shape, np.nan, dtype)
+
+    monkeypatch.setattr(np, "empty", dirty)
+    monkeypatch.setattr(np, "empty_like", lambda x: dirty(x.shape, x.dtype))
+    value, grad = (0.0 * LOSSES["dpo"]())(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert value.tolist() == [0, 0, 0]
+    assert grad.tolist() == [[0, 0]] * 3
