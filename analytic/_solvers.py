@@ -64,6 +64,7 @@ def minimize(
     raise ArithmeticError(f"newton has not converged in {steps} steps: L would still fall by {previous / 2:.3g}")
 
 
+SMALL = 100  # equations that are solved sooner than threads begin
 BLOCK = 1 << 15  # entries of matrices that are worked on at a time
 
 
@@ -204,7 +205,13 @@ class PullsOnFeatures:
 
 
 def _solve(H: Array, y: Array) -> Array:
-    """H⁻¹ y, by Cholesky; NaN where H is not positive definite"""
+    """H⁻¹ y; NaN where H is not positive definite"""
     x: Array
-    _, x, info = dposv(H, y)
-    return x if not info else np.full(len(y), np.nan)
+    if len(y) <= SMALL:
+        _, x, info = dposv(H, y)
+        return x if not info else np.full(len(y), np.nan)
+    try:  # SciPy's BLAS has threads of its own, which would wait for those of NumPy's, and these made H
+        np.linalg.cholesky(H)
+    except np.linalg.LinAlgError:
+        return np.full(len(y), np.nan)
+    return np.asarray(np.linalg.solve(H, y), float)

@@ -56,7 +56,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
             ax.set_xticks(x, [f"{size:,}" for size in x])
             ax.minorticks_off()
             low, high = ax.get_ylim()
-            ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+            ticks = [t for t in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
             ax.set_yticks(ticks)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
             ax.legend()

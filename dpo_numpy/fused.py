@@ -53,7 +53,8 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     V = logits.shape[-1]
     flat, dflat = logits.reshape(-1, V), dlogits.reshape(-1, V)
     value = np.zeros(logits.shape[:-1], logits.dtype)
-    d = _upstream(dvalue, value.shape)[where + 1]
+    after = _run(where + 1)
+    d = _upstream(dvalue, value.shape)[after]
     scored = np.empty(len(where), logits.dtype)
 
     def visit(block: slice) -> None:
@@ -66,7 +67,7 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
             dflat[rows] = x
 
     over_blocks(visit, len(where), max(1, readings.BLOCK // V))
-    value.reshape(-1)[where + 1] = scored
+    value.reshape(-1)[after] = scored
     silent = np.ones(len(dflat), bool)
     silent[where] = False
     dflat[silent] = 0
@@ -238,7 +239,7 @@ def _upstream(dvalue: Array, shape: tuple[int, ...]) -> Array:
 
 def _run(rows: Array) -> Array | slice:
     """The same rows as a slice, whose view costs nothing, where they follow one another"""
-    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+    return slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows
 
 
 def _projected(hidden: Array, head: Array, tokens: Array, mask: Array) -> tuple[Array, Array, Array]:

@@ -100,3 +100,12 @@ def test_settle_ends_where_rounding_is_all_that_is_left(rng):
     apart = group[:, None] != group
     won, expected = (wins[:4] * apart[:4]).sum(), ((wins + wins.T) * p * apart)[:4].sum()
     assert won == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, _solvers.SMALL, _solvers.SMALL + 1])
+def test_equations_of_a_matrix_that_is_positive_definite_or_not(n):
+    x, sides = np.linspace(1, 2, n), np.geomspace(1, 100, n)
+    turn = np.eye(n) - 2 / n  # symmetric, its own inverse
+    assert_allclose(_solvers._solve(turn * sides @ turn, turn * sides @ turn @ x), x, rtol=1e-12)
+    sides[0] = -1
+    assert np.isnan(_solvers._solve(turn * sides @ turn, x)).all()

@@ -40,7 +40,7 @@ def _cases() -> list[Case]:
     for B, target in TARGETS.items():
         for name in dn.LOSSES:
             targets = {"torch": target, **({"TRL": target} if name in WITH_TRL else {}),
-                       **({"HIPS autograd": None} if name == "dpo" else {})}
+                       **({"HIPS autograd": None, "bare NumPy": None} if name == "dpo" else {})}
             found.append(Case(f"{name}, B = {B:,}", "losses", {"loss": name, "B": B}, targets=targets,
                               rtol=1e-6 if name == "exo" else 1e-9, atol=1e-11,  # TRL's ε of exo is in float32
                               small={"B": 4}, profiled=name == "dpo"))
@@ -284,7 +284,29 @@ def by_torch(loss: str, B: int) -> Run:
     return Run(work, numbers)
 
 
-# ---- HIPS autograd
+# ---- HIPS autograd, and NumPy without a library
+
+def bare(loss: str, B: int) -> Run:
+    """The plain formula of dpo into arrays that are kept, without a check, and without digits far from 0"""
+    _, reads, facts = data(loss, B)
+    logp, ref_logp = reads["logp"], facts["ref_logp"]
+    grad, value, e, p = np.empty_like(logp), *np.empty((3, B))
+
+    def work() -> None:
+        np.subtract(logp, ref_logp, out=grad)
+        np.subtract(grad[:, 1], grad[:, 0], out=e)
+        np.exp(np.multiply(e, 0.1, out=e), out=e)
+        np.log1p(e, out=value)
+        np.divide(e, np.add(e, 1, out=p), out=p)
+        np.multiply(p, 0.1, out=grad[:, 1])
+        np.multiply(p, -0.1, out=grad[:, 0])
+
+    def numbers() -> dict[str, Any]:
+        work()
+        return told(value.sum(), {"logp": grad})
+
+    return Run(work, numbers)
+
 
 def by_autograd(loss: str, B: int) -> Run:
     import autograd.numpy as anp
@@ -395,7 +417,7 @@ def by_trl(loss: str, B: int) -> Run:
 
 
 SIDES = {"numpy": ("numpy", ours), "torch": ("torch", by_torch), "TRL": ("trl", by_trl),
-         "HIPS autograd": ("autograd", by_autograd)}
+         "HIPS autograd": ("autograd", by_autograd), "bare NumPy": ("numpy", bare)}
 CASES = _cases()
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from analytic import loglinear, ngram, optimum, population
+from analytic._solvers import Pulls, PullsOnFeatures
 from benchmarks.harness import Case, Run
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ def case(name: str, target: float, small: dict[str, int], form: str = "square", 
     # total variation is at most √(KL/2): no probability is off by more than 7.1e-6 on either side
     slower = {"ours from the reference": None} if "responses" in sizes else {}
     return Case(name, "optimum", {"sizes": sizes, "form": form, **sizes}, small={"sizes": small}, rtol=0, atol=1.5e-5,
-                targets={"torch L-BFGS": target, "torch Adam": target, **slower})
+                targets={"torch L-BFGS": target, "torch Adam": target, **slower, "one step": None})
 
 
 CASES = [
@@ -100,14 +101,30 @@ def ours(sizes: dict[str, int], start: float | None = None, **_: Any) -> Run:
         if given.counts is None:
             begin = None if start is None else np.full(len(given.wins), start)
             return population.policy(population.newton(given.wins, BETA, start=begin), given.ref)
-        V = len(given.ref)
-        free = np.arange(V * V) % V > 0  # a transition's reward is free but for those that end a string
-        u = np.zeros(V * V)
-        u[free] = loglinear.newton(given.counts[:, free], given.wins, BETA)
-        return ngram.optimum(given.ref, BETA * u.reshape(V, V), BETA)[0]
+        u = np.zeros(given.ref.size)
+        u[free(given)] = loglinear.newton(given.counts[:, free(given)], given.wins, BETA)
+        return ngram.optimum(given.ref, BETA * u.reshape(given.ref.shape), BETA)[0]
 
     numbers, facts = found(given, solve())
     return Run(solve, numbers, facts=facts)
+
+
+def one_step(sizes: dict[str, int], **_: Any) -> Run:
+    """A slope, a Hessian and a step of Newton's, from the reference: no way by second derivatives takes less"""
+    given = world(sizes)
+    features = None if given.counts is None else given.counts[None, :, free(given)]
+
+    def work() -> None:
+        pulls = Pulls(given.wins) if features is None else PullsOnFeatures(features, given.wins[None])
+        pulls.at(np.zeros(len(given.wins) if features is None else features.shape[-1]))
+        pulls.step()
+
+    return Run(work, None)
+
+
+def free(given: World) -> Array:
+    """A transition's reward is free but for those that end a string: (V²,)"""
+    return np.arange(given.ref.size) % len(given.ref) > 0
 
 
 def torch_problem(given: World, form: str) -> tuple[Any, Callable[[], Any]]:
@@ -215,4 +232,5 @@ def until_near(given: World, W: Any, on: Callable[[], Any], most: int) -> int:
 
 
 SIDES = {"numpy": ("numpy", ours), "ours from the reference": ("numpy", from_the_reference),
+         "one step": ("numpy", one_step),
          "torch L-BFGS": ("torch", torch_lbfgs), "torch Adam": ("torch", torch_adam)}

@@ -25,7 +25,7 @@ SIZES, TINY = {"vocab": 32, "pairs": 64, "tokens": 16}, {"vocab": 4, "pairs": 3,
 def case(R: int, form: str, target: float | None) -> Case:
     params = {"R": R, "sizes": SIZES, "lr": 1.0, "n": max(1, 20 // R), "form": form}
     return Case(f"bigram, V = 32, R = {R}", "replicates", params, small={"R": 2, "sizes": TINY, "n": 1},
-                targets={"torch by hand": None, "jax vmap, scan": target})
+                targets={"torch by hand": None, "jax vmap, scan": target, "bare NumPy": None})
 
 
 CASES = [case(R, "dense", 1.0 if R == 64 else None) for R in (1, 4, 16, 64, 256)]
@@ -53,6 +53,47 @@ def ours(R: int, sizes: dict[str, int], lr: float, n: int, **_: Any) -> Run:
     def numbers() -> dict[str, Any]:
         found = [step for step, _ in zip(training(), range(3), strict=False)]
         return {"W": found[-1].params["W"], "losses": np.stack([step.value for step in found])}
+
+    return Run(work, numbers, units=n)
+
+
+def bare(R: int, sizes: dict[str, int], lr: float, n: int, **_: Any) -> Run:
+    """The same as one straight line of NumPy calls on one thread: what any library pays that is made of such calls"""
+    one, start = given(R, sizes)
+    told, D = arrays(one.pairs), counts(one)
+    Dt, ref, weight = D.T.tocsr(), told["ref"][:, None], told["weight"][:, None]
+    V = one.policy.vocab
+
+    def training() -> tuple[NDArray[Any], Callable[[], Any]]:
+        W = start.reshape(-1, V).copy()
+        log_p, exp, slope, ones = np.empty_like(W), np.empty_like(W), np.empty_like(W), np.ones(V)
+
+        def step() -> Any:
+            np.subtract(W, W.max(axis=1, keepdims=True), out=log_p)
+            np.exp(log_p, out=exp)
+            total = np.vecdot(exp, ones)
+            np.subtract(log_p, np.log(total)[:, None], out=log_p)
+            z = BETA * (D @ log_p.reshape(R, -1).T - ref)
+            e = np.exp(-abs(z))
+            loss = np.log1p(e) - np.minimum(z, 0)
+            slope.reshape(R, -1)[:] = (Dt @ (-lr * BETA * weight * (np.where(z < 0, 1, e) / (1 + e)))).T
+            np.multiply(exp, (np.vecdot(slope, ones) / total)[:, None], out=exp)
+            np.subtract(slope, exp, out=slope)
+            np.subtract(W, slope, out=W)
+            return (weight * loss).sum(axis=0)
+
+        return W, step
+
+    _, step = training()
+
+    def work() -> None:
+        for _ in range(n):
+            step()
+
+    def numbers() -> dict[str, Any]:
+        W, step = training()
+        losses = np.stack([step() for _ in range(3)])
+        return {"W": W.reshape(start.shape), "losses": losses}
 
     return Run(work, numbers, units=n)
 
@@ -142,5 +183,6 @@ def jax_scan(R: int, sizes: dict[str, int], lr: float, form: str, **_: Any) -> R
     return Run(work, numbers, units=STEPS)
 
 
-SIDES = {"numpy": ("numpy", ours), "torch by hand": ("torch", torch_by_hand), "jax vmap, scan": ("jax", jax_scan)}
+SIDES = {"numpy": ("numpy", ours), "bare NumPy": ("numpy/1", bare), "torch by hand": ("torch", torch_by_hand),
+         "jax vmap, scan": ("jax", jax_scan)}
 SCALING = {"replicates": ("replicates", "R", lambda result, label: label)}

@@ -45,7 +45,7 @@ def case(name: str, model: str, sizes: dict[str, int], eager: float, jit: float,
          n: int, torch_form: str = "", jax_form: str = "", dtype: str = "float64", **tolerance: Any) -> Case:
     params = {"model": model, "sizes": sizes, "lr": lr, "n": n, "dtype": dtype, "torch_form": torch_form,
               "jax_form": jax_form}
-    bound = {} if network(model) else {"bare NumPy": None}
+    bound = {"gpt": {}, "mlp": {"its products": None}}.get(model, {"bare NumPy": None})
     # blocks of sequences go through threads: those of BLAS would be in their way
     return Case(name, "steps", params, ours="numpy, BLAS on one thread" if model == "gpt" else "numpy",
                 small={**params, "sizes": small, "n": 1},
@@ -161,6 +161,25 @@ def bare(model: str, sizes: dict[str, int], lr: float, n: int, dtype: str, **_: 
         return found[-1][0], [loss for _, loss in found]
 
     return Run(work, lambda: numbers(three, dtype), units=n)
+
+
+def products(dtype: str, n: int, **params: Any) -> Run:
+    """The matrix products of an MLP and its gradient, and its tangents, which no one can do without"""
+    given = problem("mlp", dtype, **params["sizes"])
+    W, U = given.params["W"], given.params["U"]
+    x = np.ones((len(contexts(given, distinct=True)[0]), len(W)), dtype)
+    h, logits = np.empty((len(x), len(U)), dtype), np.empty((len(x), U.shape[1]), dtype)
+    dh, dx = np.empty_like(h), np.empty_like(x)
+
+    def work() -> None:
+        for _ in range(n):
+            np.tanh(np.matmul(x, W, out=h), out=h)
+            np.matmul(h, U, out=logits)
+            np.matmul(logits, U.T, out=dh)
+            np.matmul(dh, W.T, out=dx)
+            np.matmul(x.T, dh), np.matmul(h.T, logits)
+
+    return Run(work, None, units=n)
 
 
 def numbers(three: Callable[[str], tuple[dict[str, Any], list[float]]], dtype: str) -> dict[str, Any]:
@@ -486,6 +505,7 @@ def jax_gpt(given: Problem, form: str, dtype: str) -> tuple[Any, dict[str, Any]]
 JAX = {"tabular": jax_table, "bigram": jax_table, "bytes": jax_table, "mlp": jax_mlp, "gpt": jax_gpt}
 
 SIDES = {"numpy": ("numpy", ours), "numpy, BLAS on one thread": ("numpy/blas 1", ours), "bare NumPy": ("numpy", bare),
-         "torch eager": ("torch", torch_eager), "torch, its gradient by hand": ("torch", torch_by_hand),
-         "jax jit": ("jax", jax_jit), "jax scan": ("jax", jax_scan)}
+         "its products": ("numpy", products), "torch eager": ("torch", torch_eager),
+         "torch, its gradient by hand": ("torch", torch_by_hand), "jax jit": ("jax", jax_jit),
+         "jax scan": ("jax", jax_scan)}
 SCALING = {"steps": ("tokens T of a sequence, 4,096 in all", "T", lambda result, label: label)}
