@@ -1,7 +1,8 @@
 """Threads over blocks of rows: NumPy lets other threads run while it is inside of one of its loops.
 
 Blocks are cut by size alone, and what is computed for one does not depend on another: results are the same to the last
-bit whatever the number of threads. BLAS has threads of its own, in matrix products.
+bit whatever the number of threads. BLAS has threads of its own, in matrix products, which wait for these and these for
+them: set OPENBLAS_NUM_THREADS=1 before NumPy is imported where blocks are full of products, as a transformer's are.
 
 Importing this also asks the allocator to keep what is freed: `_keep_pages`.
 """

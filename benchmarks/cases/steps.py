@@ -45,7 +45,7 @@ def case(name: str, model: str, sizes: dict[str, int], eager: float, jit: float,
          n: int, torch_form: str = "", jax_form: str = "", dtype: str = "float64", **tolerance: Any) -> Case:
     params = {"model": model, "sizes": sizes, "lr": lr, "n": n, "dtype": dtype, "torch_form": torch_form,
               "jax_form": jax_form}
-    bound = {"gpt": {}, "mlp": {"its products": None}}.get(model, {"bare NumPy": None})
+    bound = {"gpt": {"threads of BLAS too": None}, "mlp": {"its products": None}}.get(model, {"bare NumPy": None})
     # blocks of sequences go through threads: those of BLAS would be in their way
     return Case(name, "steps", params, ours="numpy, BLAS on one thread" if model == "gpt" else "numpy",
                 small={**params, "sizes": small, "n": 1},
@@ -504,7 +504,8 @@ def jax_gpt(given: Problem, form: str, dtype: str) -> tuple[Any, dict[str, Any]]
 
 JAX = {"tabular": jax_table, "bigram": jax_table, "bytes": jax_table, "mlp": jax_mlp, "gpt": jax_gpt}
 
-SIDES = {"numpy": ("numpy", ours), "numpy, BLAS on one thread": ("numpy/blas 1", ours), "bare NumPy": ("numpy", bare),
+SIDES = {"numpy": ("numpy", ours), "numpy, BLAS on one thread": ("numpy/blas 1", ours),
+         "threads of BLAS too": ("numpy", ours), "bare NumPy": ("numpy", bare),
          "its products": ("numpy", products), "torch eager": ("torch", torch_eager),
          "torch, its gradient by hand": ("torch", torch_by_hand), "jax jit": ("jax", jax_jit),
          "jax scan": ("jax", jax_scan)}
