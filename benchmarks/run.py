@@ -191,24 +191,34 @@ def write(results: Mapping[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], metavar="SUBSTRING")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", nargs="+", default=[], metavar="SUBSTRING",
+                        help=f"groups: {', '.join(dict.fromkeys(case.group for _, case in cases()))}")
+    parser.add_argument("--rounds", type=int, help="how often each side is timed; else by how long it takes")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each library")
     parser.add_argument("--quick", action="store_true", help="small cases, three rounds; writes nothing")
-    parser.add_argument("--no-write", action="store_true")
+    parser.add_argument("--no-write", action="store_true", help="print, and leave results and page as they are")
     parser.add_argument("--tables", action="store_true", help="measure nothing, write tables and pictures again")
     args = parser.parse_args()
     before = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"cases": {}}
     if args.tables:
         write(before)
         return 0
+    chosen = cases(args.only)
+    if not chosen:
+        parser.error(f"--only {' '.join(args.only)}: no group and no name of a case holds that; --help lists groups")
+    for name in ("threads", "rounds"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; expected at least 1")
+    writes, here = not (args.no_write or args.quick), {"machine": machine(args.threads), "versions": versions()}
+    if writes and args.only and before["cases"] and here != {name: before[name] for name in here}:
+        parser.error("the results kept are of another machine, of other versions or threads: measure all of it, "
+                     "or give --no-write")
     load = os.getloadavg()[0]
     print(f"load average {load:.2f}; {args.threads} threads a library")
     if load > BUSY:
         print(f"warning: something else runs here (load above {BUSY}); timings are of little use")
     rounds = args.rounds or (QUICK if args.quick else None)
     found, failures, absent, last = {}, [], set(), ""
-    chosen = cases(args.only)
     for module in dict.fromkeys(module for module, _ in chosen):
         with Workers(args.threads) as workers:
             for case in (case for its, case in chosen if its == module):
@@ -228,10 +238,9 @@ def main() -> int:
                           flush=True)
     if absent:
         print(f"\nnot installed: {', '.join(sorted(absent))}")
-    if found and not (args.no_write or args.quick):
+    if found and writes:
         known = [f"{case.group}: {case.name}" for _, case in cases()]
-        write({"machine": machine(args.threads), "versions": versions(),
-               "cases": merged(before["cases"], found, known, not args.only)})
+        write({**here, "cases": merged(before["cases"], found, known, not args.only)})
     for failure in failures:
         print(f"\n{failure.strip()}", file=sys.stderr)
     return 1 if failures else 0

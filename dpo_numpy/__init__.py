@@ -37,7 +37,7 @@ _HOME = {
     "LOSSES": "losses", "Loss": "losses",
     "accuracy_interval": "metrics", "preference_metrics": "metrics",
     "Optimizer": "optim", "adam": "optim", "clip": "optim", "global_norm": "optim", "momentum": "optim", "sgd": "optim",
-    "set_threads": "parallel",
+    "set_threads": "parallel", "threads": "parallel",
     "Policy": "policy", "enumerate_responses": "policy", "exact_kl": "policy", "sample": "policy",
     "Preferences": "preferences", "Responses": "preferences",
     "sequence_kl": "readings", "sequence_logp": "readings", "sequence_reward": "readings",
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from .optim import momentum as momentum
     from .optim import sgd as sgd
     from .parallel import set_threads as set_threads
+    from .parallel import threads as threads
     from .policy import Policy as Policy
     from .policy import enumerate_responses as enumerate_responses
     from .policy import exact_kl as exact_kl

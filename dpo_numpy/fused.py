@@ -11,6 +11,7 @@ token by what all tokens of a sequence add up to, as DPO does, the value must be
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,10 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
                     ) -> tuple[Array, Array]:
     """ℓₜ of `token_logp` (..., T) and Σₜ dvalueₜ dℓₜ/dlogits, shaped like the logits: value, dlogits
 
-    dvalue (..., T) is dL/dℓ, which off the mask has no effect. The gradient is written into `out`, C-contiguous and of
-    the logits' dtype, where it is given; and `out` may be the logits themselves, which are lost then. Besides it needs
-    a few numbers a row.
+    dvalue (..., T), or what broadcasts to that, is dL/dℓ, which off the mask has no effect. The gradient is written
+    into `out`, C-contiguous and of the logits' dtype, where it is given; and `out` may be the logits themselves, which
+    are lost then. Besides it needs a few numbers a row, a block a thread where the mask has gaps, and a copy of logits
+    that are not C-contiguous.
 
     Elsewhere: cross-entropy kernels (Liger's, Apex's) write the gradient of a mean over tokens into the logits.
 
@@ -47,6 +49,8 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     """
     where, target = readings._scored(logits.shape, logits.dtype, tokens, mask)
     dlogits = np.empty(logits.shape, logits.dtype) if out is None else out
+    if not dlogits.flags.writeable:
+        raise ValueError("out is read-only; expected an array that can be written")
     if dlogits.shape != logits.shape or dlogits.dtype != logits.dtype or not dlogits.flags.c_contiguous:
         raise ValueError(f"out is {dlogits.dtype} {dlogits.shape}, C-contiguous: {dlogits.flags.c_contiguous}; "
                          f"expected {logits.dtype} {logits.shape}, C-contiguous: True")
@@ -54,7 +58,7 @@ def token_logp_grad(logits: Array, tokens: Array, mask: Array, dvalue: Array, ou
     flat, dflat = logits.reshape(-1, V), dlogits.reshape(-1, V)
     value = np.zeros(logits.shape[:-1], logits.dtype)
     after = _run(where + 1)
-    d = _upstream(dvalue, value.shape)[after]
+    d = _upstream(dvalue, value)[after]
     scored = np.empty(len(where), logits.dtype)
 
     def visit(block: slice) -> None:
@@ -87,7 +91,7 @@ def head_logp(hidden: Array, head: Array, tokens: Array, mask: Array, cells: int
     >>> value.round(6), dhead.tolist()
     (array([[ 0.      , -0.693147]]), [[-0.5, 0.5]])
     """
-    where, target, h = _projected(hidden, head, tokens, mask)
+    where, target, h = _projected(hidden, head, tokens, mask, cells)
     V = head.shape[-1]
     value, scored = np.zeros(hidden.shape[:-1], h.dtype), np.empty(len(where), h.dtype)
     step = max(1, cells // V)
@@ -128,10 +132,10 @@ def head_logp_grad(hidden: Array, head: Array, tokens: Array, mask: Array, dvalu
     >>> dhidden.tolist(), dhead.tolist()
     ([[[0.0], [0.0]]], [[-0.5, 0.5]])
     """
-    where, target, h = _projected(hidden, head, tokens, mask)
+    where, target, h = _projected(hidden, head, tokens, mask, cells)
     V = head.shape[-1]
     value, scored = np.zeros(hidden.shape[:-1], h.dtype), np.empty(len(where), h.dtype)
-    d = _upstream(dvalue, value.shape)[where + 1]
+    d = _upstream(dvalue, value)[where + 1]
     dh, dhead = np.empty_like(h), np.zeros(head.shape, h.dtype)
     step = max(1, cells // V)
     logits = np.empty((min(step, len(where)), V), h.dtype)
@@ -174,7 +178,7 @@ def _token_logp(x: Array, target: Array) -> Array:
 def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
     """ℓ (rows,) of logits x (rows, V), and its slopes, times d, into `out`, which may be x"""
     at, flat = readings._at(target, x), out.reshape(-1)
-    if _exp(x, out):
+    if not _faint(d, x.dtype) and _exp(x, out):
         own, others = _odds(out, at)
         value = _log_share(own, others)
         share = np.divide(d, np.add(own, others, out=own), out=own)
@@ -196,6 +200,7 @@ def _token_logp_grad(x: Array, target: Array, d: Array, out: Array) -> Array:
 
 
 LARGEST = 32.0  # e^32 times 128,000 tokens, over e^-32, is still a number in float32
+FAINT = 1e20  # more than e^32 times 128,000
 
 
 def _exp(x: Array, out: Array) -> bool:
@@ -216,6 +221,12 @@ def _exp(x: Array, out: Array) -> bool:
     return bool(out.max() <= math.exp(LARGEST) and out.min() >= math.exp(-LARGEST))
 
 
+def _faint(d: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether a d is so small that d / Σ eˣ has no digits left"""
+    least = np.min(abs(d), where=d != 0, initial=np.inf)
+    return bool(least < FAINT * np.finfo(dtype).tiny)
+
+
 def _odds(exp: Array, at: Array) -> tuple[Array, Array]:
     """The exponential that stands `at`, which becomes 0, and the sum of the others, in each row"""
     flat = exp.reshape(-1)
@@ -230,11 +241,14 @@ def _log_share(own: Array, others: Array) -> Array:
     return np.subtract(0, np.log1p(value, out=value), out=value)
 
 
-def _upstream(dvalue: Array, shape: tuple[int, ...]) -> Array:
+def _upstream(dvalue: Array, value: Array) -> Array:
+    d = np.asarray(dvalue)
+    if d.dtype.kind not in ("iufc" if value.dtype.kind == "c" else "iuf"):
+        raise ValueError(f"dvalue has dtype {d.dtype}; expected numbers like the value's, {value.dtype}")
     try:
-        return np.broadcast_to(dvalue, shape).reshape(-1)
+        return np.broadcast_to(d, value.shape).reshape(-1)
     except ValueError:
-        raise ValueError(f"dvalue has shape {np.shape(dvalue)}; expected that of the value, {shape}") from None
+        raise ValueError(f"dvalue has shape {d.shape}; expected that of the value, {value.shape}") from None
 
 
 def _run(rows: Array) -> Array | slice:
@@ -242,8 +256,10 @@ def _run(rows: Array) -> Array | slice:
     return slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows
 
 
-def _projected(hidden: Array, head: Array, tokens: Array, mask: Array) -> tuple[Array, Array, Array]:
+def _projected(hidden: Array, head: Array, tokens: Array, mask: Array, cells: int) -> tuple[Array, Array, Array]:
     """Positions that predict a masked token, those tokens, and the hidden states there"""
+    if isinstance(cells, bool) or not hasattr(cells, "__index__") or operator.index(cells) < 1:
+        raise ValueError(f"cells is {cells!r}; expected a whole number of logits, at least 1")
     if head.ndim != 2 or hidden.ndim < 2 or hidden.shape[-1] != len(head) or hidden.dtype != head.dtype:
         raise ValueError(f"hidden is {hidden.dtype} {hidden.shape} and head {head.dtype} {head.shape}; expected "
                          f"(..., T, D) and (D, V) of one dtype")

@@ -156,7 +156,7 @@ class Loss:
                 if number:
                     out += scaled
                 else:
-                    out[...] = scaled
+                    np.add(scaled, 0, out=out)  # never -0
 
     def _rows(self, first: Array) -> tuple[int, ...]:
         """(..., B, K)"""

@@ -9,6 +9,7 @@ Importing this also asks the allocator to keep what is freed: `_keep_pages`.
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections.abc import Callable
@@ -34,9 +35,9 @@ def set_threads(n: int) -> None:
     >>> set_threads(before)
     """
     global _threads
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
         raise ValueError(f"n is {n!r}; expected a whole number of threads, at least 1")
-    _threads = n
+    _threads = operator.index(n)
     _forget()
 
 
@@ -49,7 +50,7 @@ def over_blocks(visit: Callable[[slice], None], rows: int, step: int) -> None:
     """visit(block) for slices of `step` rows each, in any order, each once, on several threads
 
     A visit writes what it finds where it belongs. Where all rows are one block, or there is one thread, the caller's
-    does all. NumPy's error state holds in every thread; an exception in one is raised.
+    does all. NumPy's error state holds in every thread; an exception in one is raised, and no block begun after it.
 
     >>> import numpy as np
     >>> x, out = np.arange(5.0), np.empty(5)
@@ -66,8 +67,13 @@ def over_blocks(visit: Callable[[slice], None], rows: int, step: int) -> None:
     blocks = iter([slice(start, min(start + step, rows)) for start in range(0, rows, step)])
 
     def work() -> None:
-        for block in blocks:  # whoever is ready takes the next
-            visit(block)
+        try:
+            for block in blocks:  # whoever is ready takes the next
+                visit(block)
+        except BaseException:
+            for _ in blocks:  # and nobody any after that
+                pass
+            raise
 
     others = min(_threads, -(-rows // step)) - 1
     helping = [_helpers().submit(copy_context().run, work) for _ in range(others)]

@@ -87,7 +87,7 @@ class Responses:
         for name, fact in facts.items():
             if fact.shape not in (tokens.shape[:1], tokens.shape):
                 raise ValueError(f"{name} has shape {fact.shape}; expected {tokens.shape[:1]} or {tokens.shape}")
-        for name, value in (("tokens", tokens), ("mask", mask), ("facts", facts)):
+        for name, value in (("tokens", _fixed(tokens)), ("mask", _fixed(mask)), ("facts", facts)):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -185,7 +185,7 @@ class Preferences:
         for name, fact in facts.items():
             if fact.shape not in ((), index.shape[:1], index.shape):
                 raise ValueError(f"{name} has shape {fact.shape}; expected (), {index.shape[:1]} or {index.shape}")
-        for name, value in (("index", index), ("weight", weight), ("facts", facts)):
+        for name, value in (("index", _fixed(index)), ("weight", weight), ("facts", facts)):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -331,6 +331,13 @@ def pad(rows: Iterable[tuple[Sequence[int], Sequence[int]]], dtype: Any = np.int
         tokens[row, :end] = ids
         mask[row, len(prompt):end] = True
     return Responses(tokens, mask)
+
+
+def _fixed(x: Array) -> Array:
+    """x, which cannot be written to from here on: what is derived from it is kept"""
+    x = x.view()
+    x.flags.writeable = False
+    return x
 
 
 def _first(bad: Array) -> int:

@@ -6,7 +6,7 @@
 `logits[..., t, :]` scores `tokens[..., t + 1]`: that shift happens here and nowhere else. Each reading returns its
 value and a pullback, which takes the gradient in the value to the gradient in the logits. Rows of logits are visited in
 blocks that fit the cache, by several threads (`parallel.set_threads`); beyond the gradient returned and some blocks a
-thread there is never a second (..., V) array. `fused.py` has both ways in one.
+thread there is never a second (..., V) array, if logits are C-contiguous. `fused.py` has both ways in one.
 
 A policy is what softmax makes of logits. Read without it they are other models on the same features: the logits of a
 response's tokens add up to its reward, and their mean at a position is the value of what has been said so far.
@@ -46,8 +46,8 @@ def token_logp(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullba
     Elsewhere: several trainers shift tokens and mask apart, or count the prompt or the padding; others return T - 1
     columns.
 
-    Raises `ValueError` on shapes that do not fit, logits that are integers, a mask on the first token, ids outside the
-    vocabulary.
+    Raises `ValueError` on shapes that do not fit, logits that are integers or float16, a mask on the first token, ids
+    outside the vocabulary.
 
     >>> value, pullback = token_logp(np.zeros((1, 3, 2)), np.array([[0, 1, 0]]), np.array([[False, True, False]]))
     >>> value
@@ -273,8 +273,8 @@ def token_value(logits: Array, tokens: Array, mask: Array) -> tuple[Array, Pullb
 
 def _scored(shape: tuple[int, ...], dtype: np.dtype[Any], tokens: Array, mask: Array) -> tuple[Array, Array]:
     """Flat positions (row-major over `shape[:-1]`) whose logits, of that shape, predict a masked token; those tokens"""
-    if dtype.kind not in "fc":
-        raise ValueError(f"logits have dtype {dtype}; expected floating-point numbers")
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "fc" or dtype.itemsize < 4:  # sums of 2 bytes overflow
+        raise ValueError(f"logits have dtype {dtype}; expected NumPy's floating-point numbers, of 32 bits at least")
     if tokens.shape != mask.shape or shape[-1 - tokens.ndim:-1] != tokens.shape:
         raise ValueError(f"logits {shape}, tokens {tokens.shape} and mask {mask.shape} do not fit; "
                          f"expected (..., T, V), (..., T), (..., T)")

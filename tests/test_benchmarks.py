@@ -333,3 +333,23 @@ def test_every_loss_has_its_case_in_torch_too():
     assert named == set(dn.LOSSES)
     source = Path(losses.__file__).read_text("utf-8").partition("def by_torch")[0]
     assert {name for name in dn.LOSSES if f'"{name}": ' not in source} == set()
+
+
+# The command line
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--only", "nonsense"], "--only nonsense: no group and no name of a case holds that"),
+    (["--only", "head", "--threads", "0"], "--threads is 0; expected at least 1"),
+    (["--only", "head", "--rounds", "-1"], "--rounds is -1; expected at least 1"),
+    (["--only", "head"], "the results kept are of another machine, of other versions or threads"),
+])
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(words, said, monkeypatch, capsys, tmp_path):
+    kept = tmp_path / "results.json"
+    kept.write_text(json.dumps({"machine": {"cpu": "another"}, "versions": {}, "cases": {"head: one pass": {}}}))
+    monkeypatch.setattr(run, "RESULTS", kept)
+    monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["run.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -251,6 +251,44 @@ def test_out_that_does_not_fit(out, said, rng):
         token_logp_grad(*some(rng), out=out)
 
 
+def test_slopes_of_a_faint_dvalue_keep_their_digits(rng):
+    """1e-30 over Σ eˣ is no number in float32, times eˣ it is"""
+    logits, tokens, mask, _ = some(rng, dtype=np.float32)
+    logits = 31 + logits / 10
+    exact = token_logp(logits.astype(float), tokens, mask)[1](np.full((5, 6), 1e-30))
+    for dvalue in (np.full((5, 6), 1e-30), np.where(mask & (tokens > 2), 1e-30, 0)):
+        _, dlogits = token_logp_grad(logits, tokens, mask, dvalue)
+        kept = np.where((dvalue != 0)[:, 1:, None], exact[:, :-1], 0)
+        assert (abs(dlogits[:, :-1] - kept) <= 64 * np.finfo(np.float32).eps * abs(kept)).all()
+
+
+def test_types_that_do_not_fit(rng):
+    logits, tokens, mask, dvalue = some(rng)
+    hidden, head, *others = heads(rng)
+    for dtype in (np.int64, np.float16):
+        with pytest.raises(ValueError, match=rf"^logits have dtype {np.dtype(dtype)}; expected NumPy's floating-point"):
+            token_logp_grad(logits.astype(dtype), tokens, mask, dvalue)
+        with pytest.raises(ValueError, match=rf"^logits have dtype {np.dtype(dtype)}; expected"):
+            head_logp(hidden.astype(dtype), head.astype(dtype), *others[:2])
+    for function in (lambda d: token_logp_grad(logits, tokens, mask, d),
+                     lambda d: head_logp_grad(hidden, head, *others[:2], d)):
+        for d in (None, "1", 1j * dvalue):
+            with pytest.raises(ValueError, match=r"^dvalue has dtype .*; expected numbers like the value's, float64$"):
+                function(d)
+    fixed = np.empty_like(logits)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^out is read-only; expected"):
+        token_logp_grad(logits, tokens, mask, dvalue, out=fixed)
+
+
+@pytest.mark.parametrize("cells", [0, -5, 1.5, None, True])
+def test_cells_that_are_not_a_number_of_logits(cells, rng):
+    *given, dvalue = heads(rng)
+    for function in (lambda: head_logp(*given, cells), lambda: head_logp_grad(*given, dvalue, cells)):
+        with pytest.raises(ValueError, match=rf"^cells is {cells!r}; expected a whole number of logits, at least 1$"):
+            function()
+
+
 @pytest.mark.parametrize("of", [some, heads])
 def test_dvalue_that_does_not_fit(of, rng):
     function = token_logp_grad if of is some else head_logp_grad

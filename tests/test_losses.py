@@ -831,3 +831,12 @@ def test_nothing_of_a_loss_is_nothing_whatever_the_memory_held(monkeypatch):
     value, grad = (0.0 * LOSSES["dpo"]())(np.zeros((3, 2)), np.zeros((3, 2)))
     assert value.tolist() == [0, 0, 0]
     assert grad.tolist() == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize("name", ["sft", "hinge"])
+def test_a_negative_coefficient_gives_no_negative_zero(name):
+    x, ref = np.array([[9.0, -9.0], [50.0, 1.0]]), np.zeros((2, 2))
+    value, grad = (-1 * LOSSES[name](**({"beta": 1.0} if name == "hinge" else {})))(x, ref)
+    assert not np.signbit(value[value == 0]).any()
+    assert not np.signbit(grad[grad == 0]).any()
+    assert (grad == 0).any()

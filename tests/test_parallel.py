@@ -138,3 +138,19 @@ print((faults[-1] - faults[0]) / 5)
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain).stdout
     assert fewest <= float(out) <= most
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_after_an_error_no_block_is_begun(n, error, threading):
+    threading(n)
+    begun = []
+
+    def visit(block):
+        begun.append(block.start)
+        if len(begun) == 5:
+            raise error
+
+    with pytest.raises(error):
+        over_blocks(visit, rows=10_000, step=1)
+    assert len(begun) < 5 + n + 1

@@ -350,3 +350,14 @@ def test_pad():
     assert r.tokens.tolist() == [[0, 1, 0, 0], [2, 3, 4, 5]]
     assert r.mask.tolist() == [[False, True, False, False], [False, False, True, True]]
     assert len(pad([])) == 0
+
+
+def test_what_was_derived_from_is_not_written_to():
+    """Else what is kept of it would be of another batch"""
+    tokens, mask, index = np.array([[0, 1, 2], [0, 2, 1]]), np.array([[False, True, True]] * 2), np.array([[0, 1]])
+    pairs = Preferences(Responses(tokens, mask), index)
+    pairs.distinct()
+    for x in (pairs.index, pairs.responses.tokens, pairs.responses.mask):
+        with pytest.raises(ValueError, match="read-only"):
+            x[0] = x[0, ::-1]
+    assert tokens.flags.writeable and mask.flags.writeable and index.flags.writeable

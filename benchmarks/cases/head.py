@@ -2,8 +2,8 @@
 
 One pass: dL/dvalue is known beforehand. Two passes: the value first, as a loss of whole sequences needs it. torch is
 plain, which holds all logits, or in blocks of as many logits as ours at once, by hand and without autograd; blocks in
-two passes take the product with the head twice, as ours do. "three products" are the bare ones, in NumPy, which no one
-can do without.
+two passes take the product with the head twice, as ours do. "three products" are the bare ones, in NumPy, which ours
+cannot do without. JAX has one program for both.
 """
 
 from __future__ import annotations
