@@ -129,7 +129,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("numerics._within", "np.maximum(⟦d, -limit → -limit, d⟧)"),
         ("numerics.exact_product", "np.promote_types(⟦"),
         ("scores.shared_length.fn", "np.result_type(⟦"),
-        ("scores.shared_length.fn", "np.maximum(⟦"),
+        ("scores.shared_length.fn", "np.maximum(⟦both * mask, "),
         ("scores.shared_length.fn", "np.multiply(⟦"),
         ("links.balanced", "signed_gap(⟦down * p, up * not_p → "),
         ("links.hinge", "np.multiply(⟦~(z.real >= 0), beta → "),
@@ -245,8 +245,15 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
     ("Weights that are alike are all above 0, or none is.", [
         ("links._by_rank", "(weight > 0)⟦.all → .any⟧"),
     ]),
-    ("Added to zeros it is the same.", [
-        ("losses.Loss._evaluate", "for term in self.terms] == [⟦1 → 0⟧]"),
+    ("A sum of one term is that term.", [
+        ("losses.Loss._evaluate", "for term in self.terms] == [⟦1 → 2⟧]"),
+    ]),
+    ("Two rows are never cut into blocks.", [
+        ("losses._of_rows", "x.shape[-1] > ⟦1 → 2⟧"),
+    ]),
+    ("Blocks of twice as many logits.", [
+        ("readings", "BLOCK = ⟦1 → 2⟧ << 18"),
+        ("readings", "BLOCK = 1 << ⟦18 → 19⟧"),
     ]),
     ("No rows are one block.", [
         ("losses.Loss._evaluate", "max(first.size, ⟦1 → 2⟧)"),
