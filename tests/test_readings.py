@@ -474,3 +474,18 @@ def test_full_logp_counts_the_prompt_and_the_gap_and_no_padding():
     with mp.workdps(50):
         total = sum(exact_log_softmax(logits[0, t - 1])[tokens[0, t]] for t in range(1, 5))
     assert value[0] == pytest.approx(float(total), rel=8 * EPS)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, bool])
+def test_logits_that_are_no_wide_floats_are_refused(dtype):
+    tokens, mask = np.array([[0, 1]]), np.array([[False, True]])
+    with pytest.raises(ValueError, match=rf"^logits have dtype {np.dtype(dtype)}; expected NumPy's floating-point num"):
+        token_logp(np.zeros((1, 2, 2), dtype), tokens, mask)
+
+
+def test_logits_of_another_library_are_refused():
+    class Tensor:
+        shape, dtype = (1, 2, 2), "torch.float32"
+
+    with pytest.raises(ValueError, match=r"^logits have dtype torch.float32; expected NumPy's"):
+        token_logp(Tensor(), np.array([[0, 1]]), np.array([[False, True]]))
