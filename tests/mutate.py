@@ -133,6 +133,7 @@ EXPLAINED: list[tuple[str, list[tuple[str, str]]]] = [
         ("scores.shared_length.fn", "np.multiply(⟦"),
         ("links.balanced", "signed_gap(⟦down * p, up * not_p → "),
         ("links.hinge", "np.multiply(⟦~(z.real >= 0), beta → "),
+        ("losses.Loss._fill", "np.add(⟦scaled, 0 → 0, scaled⟧"),
         ("links.discopop", "np.minimum(⟦at * (1 - tau), -x → "),
         ("links.discopop", "np.maximum(⟦m, rest → rest, m⟧)"),
         ("links.reward_distance", "sigmoid_difference((⟦p, not_p), (q, not_q → "),
