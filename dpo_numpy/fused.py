@@ -206,8 +206,8 @@ FAINT = 1e20  # more than e^32 times 128,000
 def _exp(x: Array, out: Array) -> bool:
     """exp x into `out`; False, and x as it was, if one is so large or small that softmax should be shifted row by row
 
-    A row's largest logit takes as long to find as all of its exponentials where rows are short. What is known of all
-    rows at once costs an eighth of that.
+    A row's largest logit takes as long to find as all of its exponentials where rows are short; the largest and the
+    smallest of all rows do not.
     """
     if x.dtype not in (np.float32, np.float64):
         return False

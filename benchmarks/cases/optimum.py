@@ -3,8 +3,8 @@
 A bandit: every pair of K responses in both orders. An n-gram: distinct strings of the reference, every pair of these in
 both orders, labelled by a reward that is added up over transitions; the policy is a table of transitions, and KL sums
 over all strings there are. There the margin of a pair is linear in the rewards of transitions, so Newton's method finds
-these, and normalizing gives π*. For a bandit `population.newton` begins at mean log-odds, which are the rewards
-themselves where labels are exactly Bradley-Terry's, as here; how long it takes from the reference stands beside it.
+these, and normalizing gives π*. All begin at the reference. For a bandit `population.newton` by default begins at mean
+log-odds, which are the rewards themselves where labels are exactly Bradley-Terry's, as here: that stands beside it.
 
 The peer may know π*: which learning rate is best and how many steps it takes were found beforehand, and that many are
 timed, without a look at KL. Adam is full-batch descent in float64; L-BFGS has torch's strong Wolfe line search. The
