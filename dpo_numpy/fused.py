@@ -245,6 +245,7 @@ def _upstream(dvalue: Array, value: Array) -> Array:
     d = np.asarray(dvalue)
     if d.dtype.kind not in ("iufc" if value.dtype.kind == "c" else "iuf"):
         raise ValueError(f"dvalue has dtype {d.dtype}; expected numbers like the value's, {value.dtype}")
+    d = d.astype(value.dtype) if d.dtype.kind in "iu" else d
     try:
         return np.broadcast_to(d, value.shape).reshape(-1)
     except ValueError:

@@ -262,6 +262,15 @@ def test_slopes_of_a_faint_dvalue_keep_their_digits(rng):
         assert (abs(dlogits[:, :-1] - kept) <= 64 * np.finfo(np.float32).eps * abs(kept)).all()
 
 
+@pytest.mark.parametrize("whole", [2, np.full((5, 6), 2), np.uint8(2)])
+def test_dvalue_may_be_whole_numbers(whole, rng):
+    logits, tokens, mask, _ = some(rng)
+    hidden, head, *others = heads(rng)
+    for function, given in ((token_logp_grad, (logits, tokens, mask)), (head_logp_grad, (hidden, head, *others[:2]))):
+        for found, expected in zip(function(*given, whole), function(*given, 2.0), strict=True):
+            assert np.array_equal(found, expected)
+
+
 def test_types_that_do_not_fit(rng):
     logits, tokens, mask, dvalue = some(rng)
     hidden, head, *others = heads(rng)
